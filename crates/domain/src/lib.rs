@@ -1,0 +1,33 @@
+//! Tally's words as types, the event codec, and the fold.
+//!
+//! Nothing here does I/O, waits, or asks for the time: given the same records in the same order,
+//! this crate computes the same state everywhere. In reading order:
+//!
+//! - [`words`]: resource, interaction, user, idempotency key, event
+//! - [`partition`]: which partition a resource lives in, and what a position is
+//! - [`codec`]: how an event is written, and how every version ever written is read
+//! - [`fold`]: `(state, event) -> (state, outcome)`, decided on plain values
+//! - [`remembered`]: which idempotency keys still hold
+//! - [`state`]: one partition's state, to which records are applied in log order
+//! - [`dead_letter`]: why a record could not be folded
+//! - [`digest`]: one number for a whole state
+
+pub mod codec;
+pub mod dead_letter;
+pub mod digest;
+pub mod fold;
+pub mod partition;
+pub mod remembered;
+pub mod state;
+pub mod words;
+
+pub use codec::{DecodeError, decode, encode};
+pub use dead_letter::{DeadLetter, DeadLetterReason};
+pub use digest::Digest;
+pub use fold::{FOLD_VERSION, Outcome, Rules};
+pub use partition::{LogId, Offset, Partition, Position, PositionToken, TokenError};
+pub use state::{Applied, Backing, NoBacking, PartitionState, Record, Verdict};
+pub use words::{
+    Counters, Event, EventId, EventTime, IdempotencyKey, InteractionType, Resource, ResourceId,
+    ResourceType, Toggles, UserId, WordError,
+};

@@ -1,0 +1,17 @@
+//! The event log: one contract, and what keeps it.
+//!
+//! - [`contract`]: what a log promises, and the traits that say so; start here
+//! - [`batch`]: how records come out of a log
+//! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
+//! - [`storage`]: the narrow seam through which every file is touched
+//! - [`conformance`]: the suite that every implementation must pass
+
+pub mod batch;
+pub mod contract;
+pub mod storage;
+
+pub use batch::{Batch, BatchRecord};
+pub use contract::{
+    AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
+    ReadError,
+};
