@@ -1,1 +1,31 @@
-//! Under construction.
+//! Follows the log, folds it, and keeps the state: in memory for answers, in a store for restarts.
+//!
+//! Nothing here knows HTTP. In reading order:
+//!
+//! - [`projector`]: the handle that everything else holds; start here
+//! - [`worker`]: the loop that reads, folds and completes waiters
+//! - [`waiters`]: who waits for which event or position, and how they are told
+//! - [`checkpoint`]: changed values and next offsets written down as one crash-atomic unit
+//! - [`redo`]: the checksummed file that makes it so
+//! - [`store`]: the narrow trait behind which sled stands, and what is written there
+//! - [`identity`]: whose state this is, and when it must not be used
+//! - [`dump`]: a consistent copy of the whole state
+//! - [`metrics`]: what Prometheus sees
+
+pub mod checkpoint;
+pub mod dump;
+pub mod error;
+pub mod identity;
+pub mod metrics;
+pub mod projector;
+pub mod redo;
+pub mod store;
+pub mod waiters;
+pub mod worker;
+
+pub use checkpoint::CheckpointReport;
+pub use dump::StateDump;
+pub use error::{OpenError, StateError};
+pub use projector::{Options, PartitionStatus, Projector, Status, View};
+pub use store::StoreError;
+pub use waiters::{EventFate, Mailbox, MailboxTask, TooManyWaiters};

@@ -1,0 +1,115 @@
+//! What can go wrong, by layer.
+
+use std::io;
+
+use tally_domain::{EventId, LogId, Offset, Partition};
+use tally_log::ReadError;
+
+use crate::store::StoreError;
+
+/// Why the state could not be opened. Each is a refusal that says what to do; none of them leads
+/// to a wrong number.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state was folded from another log.
+    #[error(
+        "the state belongs to log {state}, but this is log {log}: restore the log it belongs to, or move the state folder away to rebuild it from this log"
+    )]
+    OtherLog {
+        /// The log the state was folded from.
+        state: LogId,
+        /// The log that was given.
+        log: LogId,
+    },
+    /// The log had another number of partitions when the state was folded.
+    #[error(
+        "the state was folded from {state} partitions, but the log has {log}: restore the log it belongs to, or move the state folder away to rebuild it from this log"
+    )]
+    OtherPartitionCount {
+        /// The state's number.
+        state: u32,
+        /// The log's number.
+        log: u32,
+    },
+    /// The log ends before the state does.
+    #[error(
+        "the state of partition {partition} is at offset {next_offset}, but the log ends at {head}: an older log was restored. Restore the newest log, or move the state folder away to rebuild it from this one"
+    )]
+    AheadOfLog {
+        /// The partition.
+        partition: Partition,
+        /// The state's next offset.
+        next_offset: Offset,
+        /// The log's head.
+        head: Offset,
+    },
+    /// The log begins after the state ends: events are missing between them.
+    #[error(
+        "the state of partition {partition} is at offset {next_offset}, but the log begins at {first}: the events between them are gone. Restore a log that reaches back to {next_offset}, or a newer state"
+    )]
+    Truncated {
+        /// The partition.
+        partition: Partition,
+        /// The state's next offset.
+        next_offset: Offset,
+        /// The log's first offset.
+        first: Offset,
+    },
+    /// The record that was applied last is another one now.
+    #[error(
+        "offset {offset} of partition {partition} held event {state} when it was folded, but holds {log} now: this is another history. Restore the log the state belongs to, or move the state folder away to rebuild it from this one"
+    )]
+    OtherHistory {
+        /// The partition.
+        partition: Partition,
+        /// The offset of the last event that was folded.
+        offset: Offset,
+        /// The event that was folded.
+        state: EventId,
+        /// What stands there now.
+        log: String,
+    },
+    /// The log can't be read.
+    #[error("the log can't be read to open the state")]
+    Read(#[from] ReadError),
+    /// The state can't be read or written.
+    #[error("the state can't be opened")]
+    State(#[from] StateError),
+    /// A thread can't be started.
+    #[error("a projector thread can't be started")]
+    Thread(#[source] io::Error),
+    /// A metric was registered twice.
+    #[error("the projector's metrics can't be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Why the state can't be read or written down.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The store.
+    #[error("the state store failed")]
+    Store(#[from] StoreError),
+    /// The redo file.
+    #[error("the checkpoint's redo file {path} can't be {doing}")]
+    Redo {
+        /// The file.
+        path: String,
+        /// written, read, removed…
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// What was written down does not read back as it was written.
+    #[error("the stored state is damaged: {0}")]
+    Damaged(String),
+    /// No such partition in this log.
+    #[error("partition {0} is not in the log")]
+    NoSuchPartition(Partition),
+    /// Not finished within the deadline.
+    #[error("{0} did not finish in time; what is missing is replayed at the next start")]
+    TimedOut(&'static str),
+    /// A worker ended; the state is as of its last batch.
+    #[error("the projector has stopped: {0}")]
+    Failed(String),
+}

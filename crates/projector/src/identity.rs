@@ -1,0 +1,337 @@
+//! Whose state this is. State is used only with the log it was folded from, by the fold that
+//! folded it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tally_domain::{FOLD_VERSION, LogId, Offset, Partition, PartitionState, Position, Rules};
+use tally_log::storage::Storage;
+use tally_log::{Batch, EventLog, LogIdentity, ReadError};
+
+use crate::error::{OpenError, StateError};
+use crate::metrics::{Metrics, unix_seconds};
+use crate::projector::Options;
+use crate::redo::RedoFile;
+use crate::store::layout::{self, Place};
+use crate::store::{SledStore, Store, StoreError};
+
+/// What state remembers of its log and its fold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The log's id.
+    pub log: LogId,
+    /// The log's number of partitions.
+    pub partitions: u32,
+    /// The version of the fold.
+    pub fold_version: u32,
+    /// How long an idempotency key holds, in milliseconds of event time.
+    pub key_millis: u64,
+    /// How many newer keys of its partition an idempotency key outlives.
+    pub key_count: u32,
+    /// How far an event's time may lie past the append time, in milliseconds.
+    pub max_ahead_millis: u64,
+}
+
+/// What to do with state of an [`Identity`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    /// Use it.
+    Ours,
+    /// Another fold made it: it is set aside and rebuilt from the log.
+    OtherFold,
+}
+
+impl Identity {
+    /// The identity of state that this build folds from a log.
+    #[must_use]
+    pub fn of(log: LogIdentity, rules: Rules) -> Self {
+        Self {
+            log: log.id,
+            partitions: log.partitions,
+            fold_version: FOLD_VERSION,
+            key_millis: rules.key_millis,
+            key_count: rules.key_count,
+            max_ahead_millis: rules.max_ahead_millis,
+        }
+    }
+
+    /// As a value.
+    ///
+    /// # Errors
+    /// Never for a value of this type; the serialiser's signature says so.
+    pub fn to_value(&self) -> Result<Vec<u8>, StateError> {
+        serde_json::to_vec(self).map_err(|error| StateError::Damaged(error.to_string()))
+    }
+
+    /// From a value.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`].
+    pub fn from_value(value: &[u8]) -> Result<Self, StateError> {
+        serde_json::from_slice(value)
+            .map_err(|error| StateError::Damaged(format!("the state's identity: {error}")))
+    }
+
+    /// Whether state of this identity may be used where `wanted` is at hand.
+    ///
+    /// # Errors
+    /// [`OpenError::OtherLog`] and [`OpenError::OtherPartitionCount`].
+    pub fn fit(&self, wanted: &Self) -> Result<Fit, OpenError> {
+        if self.log != wanted.log {
+            return Err(OpenError::OtherLog {
+                state: self.log,
+                log: wanted.log,
+            });
+        }
+        if self.partitions != wanted.partitions {
+            let (state, log) = (self.partitions, wanted.partitions);
+            return Err(OpenError::OtherPartitionCount { state, log });
+        }
+        Ok(if self == wanted {
+            Fit::Ours
+        } else {
+            Fit::OtherFold
+        })
+    }
+}
+
+/// State that may be used with the log at hand.
+pub(crate) struct OpenedState {
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) partitions: Vec<PartitionState>,
+    pub(crate) identity: Identity,
+    /// Whether the store held nothing.
+    pub(crate) empty: bool,
+}
+
+/// Opens the state of a log. State that is damaged or of another fold is set aside, where the log
+/// is whole and so can bring it back.
+pub(crate) fn open_state(
+    log: &dyn EventLog,
+    storage: &dyn Storage,
+    dir: &Path,
+    options: &Options,
+    metrics: &Metrics,
+) -> Result<OpenedState, OpenError> {
+    let wanted = Identity::of(log.identity(), Rules::CURRENT);
+    let make_dir = |path: &Path| {
+        let failed = |cause| StateError::Redo {
+            path: path.display().to_string(),
+            doing: "made",
+            cause,
+        };
+        storage.create_dir_all(path).map_err(failed)
+    };
+    make_dir(dir)?;
+    let cause = match read_state(storage, dir, options, &wanted) {
+        Ok(Some(opened)) => {
+            check_against(log, &opened.partitions)?;
+            return Ok(opened);
+        }
+        Ok(None) => "fold_version",
+        Err(OpenError::State(error @ (StateError::Damaged(_) | StateError::Store(_)))) => {
+            tracing::error!(error = %error, "the state can't be used; it is a cache of the log");
+            if let Some(first) = first_gap(log)? {
+                tracing::error!(
+                    partition = first.partition,
+                    "the log is not whole, so it can't bring the state back"
+                );
+                return Err(error.into());
+            }
+            "damage"
+        }
+        Err(error) => return Err(error),
+    };
+    let aside = set_aside(storage, dir)?;
+    tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
+    metrics.rebuilds.with_label_values(&[cause]).inc();
+    let fresh = read_state(storage, dir, options, &wanted)?;
+    let fresh =
+        fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
+    check_against(log, &fresh.partitions)?;
+    Ok(fresh)
+}
+
+/// Reads what is written down; `None` where another fold wrote it.
+fn read_state(
+    storage: &dyn Storage,
+    dir: &Path,
+    options: &Options,
+    wanted: &Identity,
+) -> Result<Option<OpenedState>, OpenError> {
+    let redo_file = RedoFile::new(storage, dir);
+    let redo = redo_file.read()?;
+    let store =
+        SledStore::open(&dir.join("sled"), options.sled_cache_bytes).map_err(StateError::Store)?;
+    if let Some(redo) = redo {
+        tracing::info!(
+            puts = redo.puts(),
+            "a checkpoint was cut short; it is finished now"
+        );
+        redo.apply(&store).map_err(StateError::Store)?;
+        redo_file.remove()?;
+    }
+    let stored = store.get(layout::IDENTITY).map_err(StateError::Store)?;
+    if let Some(sealed) = &stored {
+        let found = Identity::from_value(layout::open(layout::IDENTITY, sealed)?)?;
+        if found.fit(wanted)? == Fit::OtherFold {
+            return Ok(None);
+        }
+    }
+    let partitions: Result<Vec<_>, StateError> = (0..wanted.partitions)
+        .map(|partition| restore(&store, partition, wanted))
+        .collect();
+    Ok(Some(OpenedState {
+        partitions: partitions?,
+        store: Box::new(store),
+        identity: wanted.clone(),
+        empty: stored.is_none(),
+    }))
+}
+
+fn restore(
+    store: &dyn Store,
+    partition: Partition,
+    identity: &Identity,
+) -> Result<PartitionState, StateError> {
+    let mut state = PartitionState::new(partition, identity.partitions, Rules::CURRENT);
+    let key = layout::partition_key(partition);
+    let Some(sealed) = store.get(&key)? else {
+        return Ok(state);
+    };
+    let place = Place::from_value(layout::open(&key, &sealed)?)?;
+    let mut chunks = Vec::new();
+    let mut damage = None;
+    let scanned = store.scan(&layout::prefix(b'k', partition), &mut |key, sealed| {
+        match layout::open(key, sealed).and_then(layout::chunk_from) {
+            Ok(chunk) => chunks.push(chunk),
+            Err(error) => {
+                damage = Some(error);
+                return Err(StoreError {
+                    doing: "scan",
+                    why: "damaged".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    });
+    if let Some(error) = damage {
+        return Err(error);
+    }
+    scanned?;
+    chunks.sort_unstable_by_key(|(first, _)| *first);
+    let oldest = place.next_key.saturating_sub(u64::from(identity.key_count));
+    let keys: Vec<_> = chunks
+        .into_iter()
+        .flat_map(|(first, keys)| (first..).zip(keys))
+        .filter(|(sequence, _)| (oldest..place.next_key).contains(sequence))
+        .collect();
+    let expected = (oldest..place.next_key).map(Some).chain([None]);
+    let found = keys
+        .iter()
+        .map(|(sequence, _)| Some(*sequence))
+        .chain([None]);
+    if !expected.eq(found) {
+        let what = format!("remembered keys of partition {partition} are missing");
+        return Err(StateError::Damaged(what));
+    }
+    state.restore(
+        place.next_offset,
+        place.last_event,
+        place.dead_letters,
+        oldest,
+        keys.into_iter().map(|(_, key)| key),
+    );
+    Ok(state)
+}
+
+/// The first partition whose beginning is gone from the log.
+fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
+    let first = (0..).zip(log.first()?);
+    let mut gaps = first.filter(|(_, offset)| *offset > 0);
+    Ok(gaps
+        .next()
+        .map(|(partition, offset)| Position { partition, offset }))
+}
+
+/// Gives the store and the redo file other names, so that nothing is lost.
+fn set_aside(storage: &dyn Storage, dir: &Path) -> Result<PathBuf, StateError> {
+    let failed = |doing| {
+        let path = dir.display().to_string();
+        move |cause| StateError::Redo { path, doing, cause }
+    };
+    let mut aside = dir.join(format!("set-aside-{}", unix_seconds()));
+    for again in 2..1_000 {
+        if !storage.exists(&aside).map_err(failed("set aside"))? {
+            break;
+        }
+        aside = dir.join(format!("set-aside-{}-{again}", unix_seconds()));
+    }
+    storage
+        .create_dir_all(&aside)
+        .map_err(failed("set aside"))?;
+    for name in ["sled", "redo"] {
+        let from = dir.join(name);
+        if storage.exists(&from).map_err(failed("set aside"))? {
+            storage
+                .rename(&from, &aside.join(name))
+                .map_err(failed("set aside"))?;
+        }
+    }
+    storage.sync_dir(dir).map_err(failed("set aside"))?;
+    Ok(aside)
+}
+
+/// Refuses state that this log did not make.
+fn check_against(log: &dyn EventLog, partitions: &[PartitionState]) -> Result<(), OpenError> {
+    for ((state, first), head) in partitions.iter().zip(log.first()?).zip(log.head()?) {
+        let (partition, next_offset) = (state.partition(), state.next_offset());
+        if next_offset > head {
+            return Err(OpenError::AheadOfLog {
+                partition,
+                next_offset,
+                head,
+            });
+        }
+        if next_offset < first {
+            return Err(OpenError::Truncated {
+                partition,
+                next_offset,
+                first,
+            });
+        }
+        if let Some((offset, id)) = state.last_event().filter(|(offset, _)| *offset >= first) {
+            let found = event_at(log, partition, offset)?;
+            if found != id.to_string() {
+                return Err(OpenError::OtherHistory {
+                    partition,
+                    offset,
+                    state: id,
+                    log: found,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The id of the event at a position, or what is there instead.
+fn event_at(log: &dyn EventLog, partition: Partition, offset: Offset) -> Result<String, ReadError> {
+    /// The record is below the head, so this is only ever as long as the log needs to answer.
+    const AT_MOST: Duration = Duration::from_secs(30);
+    let mut reader = log.reader(&[Position { partition, offset }])?;
+    let mut batch = Batch::new();
+    reader.next(&mut batch, AT_MOST)?;
+    let record = batch
+        .iter()
+        .next()
+        .filter(|record| record.position.offset == offset);
+    Ok(
+        match record.map(|record| tally_domain::decode(record.value)) {
+            Some(Ok(event)) => event.id.to_string(),
+            Some(Err(_)) => "something that is not an event".to_owned(),
+            None => "no record".to_owned(),
+        },
+    )
+}

@@ -1,0 +1,549 @@
+//! The handle on everything the projector does.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tally_domain::{
+    Backing, Counters, EventId, Offset, Partition, PartitionState, Position, Resource, Toggles,
+    UserId, partition,
+};
+use tally_log::storage::Storage;
+use tally_log::{AppendError, EventLog};
+use tokio::sync::oneshot;
+
+use crate::checkpoint::{CheckpointReport, Checkpointer};
+use crate::dump::{self, StateDump};
+use crate::error::{OpenError, StateError};
+use crate::metrics::Metrics;
+use crate::store::{Store, layout};
+use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
+use crate::{identity, worker};
+
+/// How the projector runs. None of it changes what the fold decides.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads that fold; each has its own partitions. At least 1.
+    pub workers: usize,
+    /// The longest time between two checkpoints while something changes.
+    pub checkpoint_interval: Duration,
+    /// How many changed values bring a checkpoint before its time; at four times as many the
+    /// fold waits for it.
+    pub checkpoint_changes: usize,
+    /// sled's page cache, in bytes; it takes several times as much memory.
+    pub sled_cache_bytes: u64,
+    /// How many requests may wait for the fold at once.
+    pub max_waiters: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: (cores / 2).max(1),
+            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_changes: 250_000,
+            sled_cache_bytes: 64 << 20,
+            max_waiters: 65_536,
+        }
+    }
+}
+
+/// One resource and one user, as of a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// The resource's counters; zeros before its first event.
+    pub counters: Counters,
+    /// The user's toggles.
+    pub toggles: Toggles,
+    /// The newest record applied in the resource's partition; `None` before the first.
+    pub position: Option<Position>,
+}
+
+/// How far one partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: Partition,
+    /// All records below this offset are applied.
+    pub next_offset: Offset,
+    /// Records kept as dead letters.
+    pub dead_letters: u64,
+}
+
+/// How far the projector is, and whether it goes on.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Every partition, by number.
+    pub partitions: Vec<PartitionStatus>,
+    /// When a record was applied last; the start, before the first.
+    pub last_progress: Instant,
+    /// Whether everything the log held at the start has been applied.
+    pub caught_up_once: bool,
+    /// Where each partition stood at the start: with the log's head at the start, the measure of
+    /// a replay's progress.
+    pub started_at: Vec<Offset>,
+    /// The log's head at the start.
+    pub head_at_start: Vec<Offset>,
+    /// Why the projector has stopped, where it has.
+    pub failure: Option<String>,
+    /// How many requests wait.
+    pub waiters: usize,
+    /// When a checkpoint finished last.
+    pub last_checkpoint: Option<Instant>,
+    /// How many values wait for the next checkpoint.
+    pub changed: usize,
+}
+
+/// One partition's state, and what others may see of it without its lock.
+pub(crate) struct Slot {
+    pub(crate) state: Mutex<PartitionState>,
+    /// All records below are applied and their waiters are about to be completed.
+    pub(crate) next_offset: AtomicU64,
+    pub(crate) changed: AtomicUsize,
+    pub(crate) dead_letters: AtomicU64,
+    /// Whether the store held nothing of this partition when it was opened: then what is not in
+    /// memory is nowhere.
+    pub(crate) all_in_memory: bool,
+}
+
+/// What workers, checkpointer and handle share.
+pub(crate) struct Shared {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) waiters: Waiters,
+    pub(crate) metrics: Metrics,
+    pub(crate) options: Options,
+    pub(crate) checkpointer: Checkpointer,
+    /// Set once: workers end when they reach these offsets.
+    pub(crate) stop_at: OnceLock<Vec<Offset>>,
+    /// Workers and checkpointer end at once.
+    pub(crate) quit: AtomicBool,
+    started: Instant,
+    progress_millis: AtomicU64,
+    started_at: Vec<Offset>,
+    head_at_start: Vec<Offset>,
+    failure: Mutex<Option<String>>,
+    running: Mutex<usize>,
+    ended: Condvar,
+}
+
+impl Shared {
+    pub(crate) fn slot(&self, partition: Partition) -> Option<&Slot> {
+        self.slots.get(usize::try_from(partition).ok()?)
+    }
+
+    pub(crate) fn backing<'a>(&'a self, partition: Partition, slot: &Slot) -> StoreBacking<'a> {
+        let store = if slot.all_in_memory {
+            None
+        } else {
+            Some(self.store.as_ref())
+        };
+        StoreBacking { store, partition }
+    }
+
+    pub(crate) fn progressed(&self) {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Says for good why numbers will no longer move, and lets the waiters of `partitions` go.
+    pub(crate) fn fail(&self, partitions: &[Partition], why: String) {
+        tracing::error!(why, "the projector has stopped");
+        self.failure.lock().get_or_insert(why);
+        for partition in partitions {
+            self.waiters.abandon(*partition);
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
+    pub(crate) fn changed(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| slot.changed.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    fn thread_ended(&self) {
+        *self.running.lock() -= 1;
+        self.ended.notify_all();
+    }
+}
+
+/// The store, as the fold sees it.
+pub(crate) struct StoreBacking<'a> {
+    store: Option<&'a dyn Store>,
+    partition: Partition,
+}
+
+impl StoreBacking<'_> {
+    fn get<T>(
+        &self,
+        key: &[u8],
+        read: impl FnOnce(&[u8]) -> Result<T, StateError>,
+    ) -> Result<Option<T>, StateError> {
+        let Some(sealed) = self
+            .store
+            .map(|store| store.get(key))
+            .transpose()?
+            .flatten()
+        else {
+            return Ok(None);
+        };
+        layout::open(key, &sealed).and_then(read).map(Some)
+    }
+}
+
+impl Backing for StoreBacking<'_> {
+    type Error = StateError;
+
+    fn counters(&self, resource: Resource) -> Result<Option<Counters>, StateError> {
+        if self.store.is_none() {
+            return Ok(None);
+        }
+        self.get(
+            &layout::counters_key(self.partition, resource),
+            layout::counters_from,
+        )
+    }
+
+    fn toggles(&self, resource: Resource, user: &UserId) -> Result<Option<Toggles>, StateError> {
+        if self.store.is_none() {
+            return Ok(None);
+        }
+        self.get(
+            &layout::toggles_key(self.partition, resource, user),
+            layout::toggles_from,
+        )
+    }
+}
+
+/// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
+/// checkpoint, as a crash would; [`stop`](Self::stop) is the clean end.
+pub struct Projector {
+    shared: Arc<Shared>,
+    wakers: Vec<Box<dyn Fn() + Send + Sync>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Projector {
+    /// Opens the state in `dir` and starts to follow the log; a replay goes on in the background
+    /// (see [`Status::caught_up_once`]).
+    ///
+    /// # Errors
+    /// [`OpenError`]: each says what to do.
+    pub fn open(
+        log: Arc<dyn EventLog>,
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        options: Options,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, OpenError> {
+        let metrics = Metrics::register(registry)?;
+        let opened = identity::open_state(log.as_ref(), storage.as_ref(), dir, &options, &metrics)?;
+        let next_offsets: Vec<Offset> = opened
+            .partitions
+            .iter()
+            .map(PartitionState::next_offset)
+            .collect();
+        let slots = opened.partitions.into_iter().map(|state| Slot {
+            next_offset: AtomicU64::new(state.next_offset()),
+            changed: AtomicUsize::new(0),
+            dead_letters: AtomicU64::new(state.dead_letter_count()),
+            all_in_memory: opened.empty,
+            state: Mutex::new(state),
+        });
+        let shared = Arc::new(Shared {
+            slots: slots.collect(),
+            waiters: Waiters::new(log.identity().partitions, options.max_waiters),
+            store: opened.store,
+            metrics,
+            checkpointer: Checkpointer::new(
+                storage,
+                PathBuf::from(dir),
+                opened.identity,
+                next_offsets.clone(),
+            ),
+            stop_at: OnceLock::new(),
+            quit: AtomicBool::new(false),
+            started: Instant::now(),
+            progress_millis: AtomicU64::new(0),
+            started_at: next_offsets,
+            head_at_start: log.head()?,
+            failure: Mutex::default(),
+            running: Mutex::default(),
+            ended: Condvar::new(),
+            log,
+            options,
+        });
+        Self::start(shared)
+    }
+
+    fn start(shared: Arc<Shared>) -> Result<Self, OpenError> {
+        let mut projector = Self {
+            shared,
+            wakers: Vec::new(),
+            threads: Mutex::default(),
+        };
+        let shared = &projector.shared;
+        let workers = shared.options.workers.clamp(1, shared.slots.len().max(1));
+        let mut readers = Vec::new();
+        for worker in 0..workers {
+            let mine = (0u32..)
+                .zip(&shared.started_at)
+                .skip(worker)
+                .step_by(workers);
+            let from: Vec<Position> = mine
+                .map(|(partition, offset)| Position {
+                    partition,
+                    offset: *offset,
+                })
+                .collect();
+            readers.push(shared.log.reader(&from)?);
+        }
+        for (worker, reader) in readers.into_iter().enumerate() {
+            projector.wakers.push(reader.waker());
+            projector.spawn(format!("tally-fold-{worker}"), |shared| {
+                worker::run(shared, reader)
+            })?;
+        }
+        projector.spawn("tally-checkpoint".to_owned(), crate::checkpoint::run)?;
+        Ok(projector)
+    }
+
+    fn spawn(
+        &self,
+        name: String,
+        work: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(), OpenError> {
+        let shared = Arc::clone(&self.shared);
+        *shared.running.lock() += 1;
+        let body = move || {
+            work(&shared);
+            shared.thread_ended();
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads.lock().push(thread.map_err(OpenError::Thread)?);
+        Ok(())
+    }
+
+    /// The log it follows.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.shared.log
+    }
+
+    /// Registers a waiter for an event; do so before appending it. The receiver's sender is
+    /// dropped when the partition is not folded any more. A receiver given up is to be followed
+    /// by [`forget_event`](Self::forget_event).
+    ///
+    /// # Errors
+    /// [`TooManyWaiters`].
+    pub fn wait_for_event(
+        &self,
+        partition: Partition,
+        id: EventId,
+        mailbox: &Mailbox,
+    ) -> Result<oneshot::Receiver<EventFate>, TooManyWaiters> {
+        self.shared.waiters.add_event(partition, id, mailbox)
+    }
+
+    /// Completes a waiter whose event could not be appended.
+    pub fn fail_event(&self, partition: Partition, id: EventId, error: AppendError) {
+        self.shared.waiters.fail_event(partition, id, error);
+    }
+
+    /// Lets a waiter go.
+    pub fn forget_event(&self, partition: Partition, id: EventId) {
+        self.shared.waiters.forget_event(partition, id);
+    }
+
+    /// Waits until the record at a position is applied; at once where it is already. The caller
+    /// sees to it that the position is in the log.
+    ///
+    /// # Errors
+    /// [`TooManyWaiters`].
+    pub fn wait_for_position(
+        &self,
+        position: Position,
+        mailbox: &Mailbox,
+    ) -> Result<oneshot::Receiver<()>, TooManyWaiters> {
+        let Position { partition, offset } = position;
+        let receiver = self
+            .shared
+            .waiters
+            .add_position(partition, offset, mailbox)?;
+        // Applied meanwhile, or long ago: nobody else would complete it.
+        if let Some(slot) = self.shared.slot(partition) {
+            let next_offset = slot.next_offset.load(Ordering::Acquire);
+            if next_offset > offset {
+                let mut deliveries = crate::waiters::Deliveries::default();
+                self.shared
+                    .waiters
+                    .complete(partition, next_offset, [], &mut deliveries);
+                deliveries.send();
+            }
+        }
+        Ok(receiver)
+    }
+
+    /// A resource's counters and a user's toggles, with the position they are as of.
+    ///
+    /// # Errors
+    /// Where the store can't be read.
+    pub fn read(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
+        let partitions = self.shared.log.identity().partitions;
+        let number = partition::partition_of(resource.key().as_bytes(), partitions);
+        let slot = self
+            .shared
+            .slot(number)
+            .ok_or(StateError::NoSuchPartition(number))?;
+        let state = slot.state.lock();
+        let (counters, toggles) = state.read(resource, user, &self.shared.backing(number, slot))?;
+        let newest = state.next_offset().checked_sub(1);
+        Ok(View {
+            counters: counters.unwrap_or_default(),
+            toggles,
+            position: newest.map(|offset| Position {
+                partition: number,
+                offset,
+            }),
+        })
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        let partitions: Vec<PartitionStatus> = (0..)
+            .zip(&shared.slots)
+            .map(|(partition, slot)| PartitionStatus {
+                partition,
+                next_offset: slot.next_offset.load(Ordering::Acquire),
+                dead_letters: slot.dead_letters.load(Ordering::Relaxed),
+            })
+            .collect();
+        let mut both = partitions.iter().zip(&shared.head_at_start);
+        let progress = Duration::from_millis(shared.progress_millis.load(Ordering::Relaxed));
+        Status {
+            caught_up_once: both.all(|(partition, head)| partition.next_offset >= *head),
+            partitions,
+            last_progress: shared.started + progress,
+            started_at: shared.started_at.clone(),
+            head_at_start: shared.head_at_start.clone(),
+            failure: shared.failure(),
+            waiters: shared.waiters.count(),
+            last_checkpoint: shared.checkpointer.last(),
+            changed: shared.changed(),
+        }
+    }
+
+    /// Brings the gauges up to date that change by themselves: call before each scrape.
+    pub fn refresh_metrics(&self) {
+        let status = self.status();
+        let metrics = &self.shared.metrics;
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let head = self.shared.log.head().ok();
+        for partition in &status.partitions {
+            let label = partition.partition.to_string();
+            let next = partition.next_offset;
+            metrics
+                .next_offset
+                .with_label_values(&[&label])
+                .set(gauge(next));
+            let place = usize::try_from(partition.partition).unwrap_or(usize::MAX);
+            if let Some(head) = head.as_ref().and_then(|head| head.get(place)) {
+                let lag = gauge(head.saturating_sub(next));
+                metrics.lag_records.with_label_values(&[&label]).set(lag);
+            }
+        }
+        let dead_letters = status
+            .partitions
+            .iter()
+            .map(|partition| partition.dead_letters)
+            .sum();
+        metrics.dead_letters.set(gauge(dead_letters));
+        metrics
+            .waiters
+            .set(i64::try_from(status.waiters).unwrap_or(i64::MAX));
+        metrics
+            .changed_values
+            .set(i64::try_from(status.changed).unwrap_or(i64::MAX));
+        if let Ok(bytes) = self.shared.store.disk_bytes() {
+            metrics.checkpoint.store_bytes.set(gauge(bytes));
+        }
+    }
+
+    /// A copy of the whole state, each partition as of one position. No checkpoint runs meanwhile.
+    ///
+    /// # Errors
+    /// Where the store can't be read.
+    pub fn dump(&self) -> Result<StateDump, StateError> {
+        dump::dump(&self.shared)
+    }
+
+    /// Writes down what changed, now.
+    ///
+    /// # Errors
+    /// Where it can't; nothing is lost by that, the log has it all.
+    pub fn checkpoint(&self) -> Result<CheckpointReport, StateError> {
+        self.shared.checkpointer.checkpoint(&self.shared)
+    }
+
+    /// The clean end: applies everything the log holds now, then writes it down. Close the log to
+    /// appends first.
+    ///
+    /// # Errors
+    /// Where it can't be done within the deadline; the next start replays what is missing.
+    pub fn stop(&self, deadline: Duration) -> Result<(), StateError> {
+        let until = Instant::now() + deadline;
+        let head = self
+            .shared
+            .log
+            .head()
+            .map_err(|error| StateError::Failed(error.to_string()))?;
+        // A second call finds the first one's offsets: they serve as well.
+        let _ = self.shared.stop_at.set(head);
+        self.wake();
+        let mut running = self.shared.running.lock();
+        while *running > 0 {
+            if self
+                .shared
+                .ended
+                .wait_until(&mut running, until)
+                .timed_out()
+            {
+                self.shared.quit.store(true, Ordering::Release);
+                return Err(StateError::TimedOut("applying what the log holds"));
+            }
+        }
+        drop(running);
+        if let Some(why) = self.shared.failure() {
+            return Err(StateError::Failed(why));
+        }
+        self.checkpoint().map(drop)
+    }
+
+    fn wake(&self) {
+        self.wakers.iter().for_each(|wake| wake());
+        self.shared.checkpointer.wake();
+    }
+}
+
+impl Drop for Projector {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, Ordering::Release);
+        self.wake();
+        for thread in self.threads.lock().drain(..) {
+            // A thread's panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}

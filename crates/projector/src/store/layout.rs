@@ -1,0 +1,301 @@
+//! What is written in the store: keys, values, and their checksums.
+//!
+//! | key | value |
+//! |---|---|
+//! | `i` | the state's [identity](crate::identity), JSON |
+//! | `p` partition | next offset, last event's offset + 1 (0: none) and id, dead letters, next key sequence |
+//! | `c` partition type id | five counters |
+//! | `t` partition type id user | one byte of toggles; absent when nothing is set |
+//! | `k` partition slot | sequence of the first key, then 1 to 256 remembered keys |
+//! | `d` partition offset | a dead letter, JSON |
+//!
+//! Integers in keys are big endian, so that keys sort as their parts do; in values little endian.
+//! partition and slot are u32, type u8, id, offset and counters u64. Every value ends in the
+//! CRC-32C of key and value (u32 LE), since what a cache gives back must not be taken on trust.
+
+use tally_domain::dead_letter::DeadLetterReason;
+use tally_domain::remembered::RememberedKey;
+use tally_domain::{
+    Counters, DeadLetter, EventId, Offset, Partition, Resource, ResourceType, Toggles, UserId,
+};
+
+use crate::error::StateError;
+
+/// How many remembered keys stand in one value.
+pub const KEYS_PER_CHUNK: u64 = 256;
+
+/// The key of the state's identity.
+pub const IDENTITY: &[u8] = b"i";
+
+/// Appends the checksum to a value.
+#[must_use]
+pub fn seal(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
+    let check = crc32c::crc32c_append(crc32c::crc32c(key), &value);
+    value.extend_from_slice(&check.to_le_bytes());
+    value
+}
+
+/// The value without its checksum.
+///
+/// # Errors
+/// [`StateError::Damaged`] where the checksum is another.
+pub fn open<'a>(key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], StateError> {
+    let damaged =
+        || StateError::Damaged(format!("the value of key {} fails its checksum", hex(key)));
+    let (value, check) = sealed.split_last_chunk::<4>().ok_or_else(damaged)?;
+    let wanted = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    if u32::from_le_bytes(*check) == wanted {
+        Ok(value)
+    } else {
+        Err(damaged())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All keys of one kind in one partition start with this.
+#[must_use]
+pub fn prefix(kind: u8, partition: Partition) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend_from_slice(&partition.to_be_bytes());
+    key
+}
+
+fn resource_key(kind: u8, partition: Partition, resource: Resource) -> Vec<u8> {
+    let mut key = prefix(kind, partition);
+    key.push(resource.kind.code());
+    key.extend_from_slice(&resource.id.get().to_be_bytes());
+    key
+}
+
+/// The key of a partition's place in the log.
+#[must_use]
+pub fn partition_key(partition: Partition) -> Vec<u8> {
+    prefix(b'p', partition)
+}
+
+/// The key of a resource's counters.
+#[must_use]
+pub fn counters_key(partition: Partition, resource: Resource) -> Vec<u8> {
+    resource_key(b'c', partition, resource)
+}
+
+/// The key of a user's toggles.
+#[must_use]
+pub fn toggles_key(partition: Partition, resource: Resource, user: &UserId) -> Vec<u8> {
+    let mut key = resource_key(b't', partition, resource);
+    key.extend_from_slice(user.as_str().as_bytes());
+    key
+}
+
+/// The key of a chunk of remembered keys; `slots` is how many chunks the ring has.
+#[must_use]
+pub fn chunk_key(partition: Partition, sequence: u64, key_count: u32) -> Vec<u8> {
+    let slots = u64::from(key_count)
+        .div_ceil(KEYS_PER_CHUNK)
+        .saturating_add(1);
+    let slot = u32::try_from(sequence / KEYS_PER_CHUNK % slots).unwrap_or(u32::MAX);
+    let mut key = prefix(b'k', partition);
+    key.extend_from_slice(&slot.to_be_bytes());
+    key
+}
+
+/// The key of a dead letter.
+#[must_use]
+pub fn dead_letter_key(partition: Partition, offset: Offset) -> Vec<u8> {
+    let mut key = prefix(b'd', partition);
+    key.extend_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// A partition's place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// The next record to apply.
+    pub next_offset: Offset,
+    /// The last event that was folded.
+    pub last_event: Option<(Offset, EventId)>,
+    /// Dead letters ever.
+    pub dead_letters: u64,
+    /// How many idempotency keys ever came.
+    pub next_key: u64,
+}
+
+/// A reader of little-endian parts.
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    fn u64(&mut self) -> Option<u64> {
+        let (part, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*part))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (part, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(part)
+    }
+
+    fn end(self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+fn wrong(what: &str) -> StateError {
+    StateError::Damaged(format!("{what} has another shape than this version writes"))
+}
+
+impl Place {
+    /// As a value.
+    #[must_use]
+    pub fn to_value(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(52);
+        let (offset, id) = self
+            .last_event
+            .map_or((0, EventId::nil()), |(o, id)| (o + 1, id));
+        value.extend_from_slice(&self.next_offset.to_le_bytes());
+        value.extend_from_slice(&offset.to_le_bytes());
+        value.extend_from_slice(id.as_bytes());
+        value.extend_from_slice(&self.dead_letters.to_le_bytes());
+        value.extend_from_slice(&self.next_key.to_le_bytes());
+        value
+    }
+
+    /// From a value.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`].
+    pub fn from_value(value: &[u8]) -> Result<Self, StateError> {
+        let read = || {
+            let mut parts = Parts(value);
+            let next_offset = parts.u64()?;
+            let offset = parts.u64()?;
+            let id = EventId::from_bytes(*parts.array::<16>()?);
+            let place = Self {
+                next_offset,
+                last_event: offset.checked_sub(1).map(|offset| (offset, id)),
+                dead_letters: parts.u64()?,
+                next_key: parts.u64()?,
+            };
+            parts.end().map(|()| place)
+        };
+        read().ok_or_else(|| wrong("a partition's place"))
+    }
+}
+
+/// Counters as a value.
+#[must_use]
+pub fn counters_value(counters: &Counters) -> Vec<u8> {
+    let Counters {
+        views,
+        likes,
+        shares,
+        bookmarks,
+        comments,
+    } = *counters;
+    let mut value = Vec::with_capacity(44);
+    for count in [views, likes, shares, bookmarks, comments] {
+        value.extend_from_slice(&count.to_le_bytes());
+    }
+    value
+}
+
+/// Counters from a value.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn counters_from(value: &[u8]) -> Result<Counters, StateError> {
+    let read = || {
+        let mut parts = Parts(value);
+        let counters = Counters {
+            views: parts.u64()?,
+            likes: parts.u64()?,
+            shares: parts.u64()?,
+            bookmarks: parts.u64()?,
+            comments: parts.u64()?,
+        };
+        parts.end().map(|()| counters)
+    };
+    read().ok_or_else(|| wrong("a counters value"))
+}
+
+/// Toggles from a value.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn toggles_from(value: &[u8]) -> Result<Toggles, StateError> {
+    match value {
+        [bits] => Toggles::from_bits(*bits).ok_or_else(|| wrong("a toggles value")),
+        _ => Err(wrong("a toggles value")),
+    }
+}
+
+/// The resource in a counters or toggles key, and what follows it (a toggles key's user).
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn resource_in(key: &[u8]) -> Result<(Resource, &[u8]), StateError> {
+    let read = || {
+        let mut parts = Parts(key.get(5..)?);
+        let [kind] = parts.array::<1>()?;
+        let id = u64::from_be_bytes(*parts.array::<8>()?);
+        let resource = Resource::new(ResourceType::from_code(*kind)?, id).ok()?;
+        Some((resource, parts.0))
+    };
+    read().ok_or_else(|| wrong("a resource's key"))
+}
+
+/// The user in what follows the resource in a toggles key.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn user_in(rest: &[u8]) -> Result<UserId, StateError> {
+    std::str::from_utf8(rest)
+        .ok()
+        .and_then(|user| UserId::new(user).ok())
+        .ok_or_else(|| wrong("a toggles key"))
+}
+
+/// Remembered keys from a chunk's value, with their sequences.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn chunk_from(value: &[u8]) -> Result<(u64, Vec<RememberedKey>), StateError> {
+    let read = || {
+        let mut parts = Parts(value);
+        let first = parts.u64()?;
+        let (keys, rest) = parts.0.as_chunks::<{ RememberedKey::BYTES }>();
+        if !rest.is_empty() || keys.is_empty() {
+            return None;
+        }
+        let keys: Option<Vec<_>> = keys.iter().map(RememberedKey::from_bytes).collect();
+        Some((first, keys?))
+    };
+    read().ok_or_else(|| wrong("a chunk of remembered keys"))
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredDeadLetter {
+    reason: DeadLetterReason,
+    detail: String,
+    append_time_millis: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// A dead letter as a value.
+#[must_use]
+pub fn dead_letter_value(letter: &DeadLetter) -> Vec<u8> {
+    let stored = StoredDeadLetter {
+        reason: letter.reason,
+        detail: letter.detail.clone(),
+        append_time_millis: letter.append_time_millis,
+        key: letter.key.clone(),
+        value: letter.value.clone(),
+    };
+    // Strings, integers and bytes always serialise into memory.
+    serde_json::to_vec(&stored).unwrap_or_default()
+}

@@ -1,0 +1,57 @@
+//! Where checkpoints are written down: a narrow trait, so that the store can be another one.
+//!
+//! The store is a cache of the log. It need not be atomic or durable by itself: [`crate::redo`]
+//! sees to the first, [`Store::flush`] to the second.
+
+pub mod layout;
+mod sled;
+
+pub use self::sled::SledStore;
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {why}")]
+pub struct StoreError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the store said.
+    pub why: String,
+}
+
+/// What [`Store::scan`] calls with each key and value; an error ends the scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
+/// An ordered map from bytes to bytes.
+pub trait Store: Send + Sync {
+    /// The value of a key, where it has one.
+    ///
+    /// # Errors
+    /// Where the store can't be read.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits all keys with a prefix, in order.
+    ///
+    /// # Errors
+    /// Where the store can't be read, or the visitor says so.
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// Writes a value, or removes the key where it is `None`. Neither atomic with other writes
+    /// nor durable before [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// Where the store can't be written.
+    fn put(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError>;
+
+    /// Makes all earlier writes durable. After an error the store must not be trusted again
+    /// before it is opened anew.
+    ///
+    /// # Errors
+    /// Where they could not be made durable.
+    fn flush(&self) -> Result<(), StoreError>;
+
+    /// The size on disk in bytes.
+    ///
+    /// # Errors
+    /// Where it can't be told.
+    fn disk_bytes(&self) -> Result<u64, StoreError>;
+}
