@@ -118,7 +118,8 @@ impl Checkpointer {
         if report.puts > 0 {
             shared
                 .metrics
-                .checkpoint_seconds
+                .checkpoint
+                .seconds
                 .observe(report.took.as_secs_f64());
             shared.metrics.checkpoint.puts.inc_by(report.puts);
             shared.metrics.checkpoint.bytes.inc_by(report.bytes);
