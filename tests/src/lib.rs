@@ -1,1 +1,22 @@
-//! Under construction.
+//! What the black-box tests share. The tests themselves are in `tests/tests/`, one file per
+//! subject.
+//!
+//! - [`binary`]: builds the command once and says where it is
+//! - [`folder`]: a data folder of one test, and commands on it
+//! - [`server`]: a server on such a folder
+//! - [`http`]: a small HTTP/1.1 client that hides nothing
+//! - [`metrics`]: what a scrape says
+//! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
+//! - [`wait`]: waiting for a condition, never for the clock
+
+pub mod binary;
+pub mod fold;
+pub mod folder;
+pub mod http;
+pub mod metrics;
+pub mod server;
+pub mod wait;
+
+pub use folder::{Folder, Ran};
+pub use http::{Request, Response};
+pub use server::Server;

@@ -1,0 +1,59 @@
+//! Builds the command once and says where it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The workspace's folder.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The folder cargo builds into, as this test's own program shows it.
+///
+/// # Panics
+/// When the test does not run from a target folder.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let program = std::env::current_exe().expect("the test's program has a path");
+    // target/<profile>/deps/<test> or target/<profile>/<program>
+    let profile_dir = program
+        .ancestors()
+        .skip(1)
+        .find(|dir| dir.file_name().is_some_and(|name| name != "deps"))
+        .expect("a target folder");
+    let target = profile_dir.parent().expect("a target folder");
+    target.to_owned()
+}
+
+/// The path of the `tally` binary: `TALLY_BIN`, or built now in the profile of the test itself.
+///
+/// # Panics
+/// When it can't be built.
+#[must_use]
+pub fn tally() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("TALLY_BIN") {
+            let path = PathBuf::from(path);
+            assert!(path.is_file(), "TALLY_BIN is no file: {}", path.display());
+            return path;
+        }
+        build()
+    })
+}
+
+fn build() -> PathBuf {
+    let build = escargot::CargoBuild::new()
+        .manifest_path(workspace().join("Cargo.toml"))
+        .package("tally")
+        .bin("tally")
+        .target_dir(target_dir());
+    let build = if cfg!(debug_assertions) {
+        build
+    } else {
+        build.release()
+    };
+    let run = build.run().expect("`cargo build -p tally --bin tally`");
+    run.path().to_owned()
+}
