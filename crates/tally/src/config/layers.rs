@@ -1,0 +1,163 @@
+//! Where settings come from: the compiled-in default, a file, the environment, the command line.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+use super::Config;
+use super::error::ConfigError;
+
+/// The local default, every setting of it.
+pub(crate) const LOCAL_DEFAULT: &str = include_str!("../../../../config/local.toml");
+
+/// What is convenient on one's own machine and unsafe elsewhere: off as soon as a file is given.
+const WITH_A_FILE: &str = "[auth]\nlocal_dev_key = false\n[catalogue]\nseed = false\n";
+
+const ENV_PREFIX: &str = "TALLY__";
+
+/// Which layer gave each setting its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources(Figment);
+
+/// One layer: text with a name that errors can show.
+struct Layer {
+    name: String,
+    dict: Dict,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        Ok(Profile::Default.collect(self.dict.clone()))
+    }
+}
+
+impl Layer {
+    fn toml(name: String, text: &str) -> Result<Self, ConfigError> {
+        match Toml::from_str::<Dict>(text) {
+            Ok(dict) => Ok(Self { name, dict }),
+            Err(error) => Err(ConfigError::Toml {
+                source_name: name,
+                why: without_excerpt(&error.to_string()),
+            }),
+        }
+    }
+}
+
+/// The parser's message without the lines of the file that it quotes: they may hold a secret.
+fn without_excerpt(message: &str) -> String {
+    let said = message
+        .lines()
+        .filter(|line| !line.contains('|') && !line.trim().is_empty());
+    said.collect::<Vec<_>>().join(": ")
+}
+
+impl Config {
+    /// The settings of a command: the local default, a file where one is given, the process's
+    /// environment, and the folder where the command line names one.
+    ///
+    /// # Errors
+    /// [`ConfigError`], by the setting's full name.
+    pub(crate) fn load(
+        file: Option<&Path>,
+        data_dir: Option<&Path>,
+    ) -> Result<(Self, Sources), ConfigError> {
+        let text = file
+            .map(|path| {
+                std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+                    path: path.to_owned(),
+                    cause,
+                })
+            })
+            .transpose()?;
+        let name = file.map(|path| path.display().to_string());
+        let file = name.as_deref().zip(text.as_deref());
+        Self::from_layers(file, std::env::vars_os(), data_dir)
+    }
+
+    /// As [`load`](Self::load), from a named text and variables that are given.
+    pub(crate) fn from_layers(
+        file: Option<(&str, &str)>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+        data_dir: Option<&Path>,
+    ) -> Result<(Self, Sources), ConfigError> {
+        let default = "the compiled-in default (config/local.toml)";
+        let mut figment = Figment::from(Layer::toml(default.to_owned(), LOCAL_DEFAULT)?);
+        if let Some((name, text)) = file {
+            let off = format!("the default with a file ({name})");
+            figment = figment
+                .merge(Layer::toml(off, WITH_A_FILE)?)
+                .merge(Layer::toml(format!("the file {name}"), text)?);
+        }
+        for (name, value) in variables {
+            if let Some(layer) = variable(&name, &value)? {
+                figment = figment.merge(layer);
+            }
+        }
+        if let Some(path) = data_dir {
+            let text = path
+                .to_str()
+                .ok_or_else(|| ConfigError::NotUnicode("--data-dir".to_owned()))?;
+            let dict = Dict::from([("data_dir".to_owned(), Value::from(text))]);
+            figment = figment.merge(Layer {
+                name: "--data-dir".to_owned(),
+                dict,
+            });
+        }
+        let sources = Sources(figment);
+        let config: Self = sources
+            .0
+            .extract()
+            .map_err(|error| sources.explain(&error))?;
+        config.check(&sources)?;
+        Ok((config, sources))
+    }
+}
+
+/// The layer of one variable of the environment; `None` for those that are none of ours.
+fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigError> {
+    let Some(key) = name.to_str().and_then(|name| name.strip_prefix(ENV_PREFIX)) else {
+        return Ok(None);
+    };
+    let layer = format!("the environment variable {ENV_PREFIX}{key}");
+    let text = value
+        .to_str()
+        .ok_or_else(|| ConfigError::NotUnicode(layer.clone()))?;
+    let path = key.to_lowercase().replace("__", ".");
+    // Parsing is lenient: what is no number, boolean or array is a text.
+    let Ok(value) = text.parse::<Value>();
+    let dict = match figment::util::nest(&path, value) {
+        Value::Dict(_, dict) if path.split('.').all(|part| !part.is_empty()) => dict,
+        _ => {
+            return Err(ConfigError::Unknown {
+                setting: path,
+                source_name: layer,
+                valid: "a setting section.key is TALLY__SECTION__KEY".to_owned(),
+            });
+        }
+    };
+    Ok(Some(Layer { name: layer, dict }))
+}
+
+impl Sources {
+    /// Which layer gave a setting its value, for people.
+    pub(crate) fn of(&self, setting: &str) -> String {
+        let known = self.0.find_metadata(setting);
+        known.map_or_else(
+            || "the settings".to_owned(),
+            |metadata| metadata.name.to_string(),
+        )
+    }
+
+    /// Every setting that a layer names, as `section.key`, sorted.
+    #[cfg(test)]
+    pub(crate) fn figment(&self) -> &Figment {
+        &self.0
+    }
+}

@@ -1,0 +1,238 @@
+//! What an operator sets: the settings as types, their layers, and what is refused.
+//!
+//! The layers, the last one wins: the compiled-in `config/local.toml`; the file given with
+//! `--config`; the environment, where `section.key` is `TALLY__SECTION__KEY`. As soon as a file is
+//! given, what makes the local default convenient but unsafe elsewhere (`auth.local_dev_key`,
+//! `catalogue.seed`) starts as off and has to be said by name.
+//!
+//! - [`values`]: times, sizes and numbers that know their own range
+//! - [`layers`]: where settings come from
+//! - [`error`]: what is wrong, by the setting's full name, where it came from, and what is valid
+
+pub(crate) mod error;
+pub(crate) mod layers;
+pub(crate) mod values;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use error::ConfigError;
+pub(crate) use layers::Sources;
+use values::{Properties, Size, Span, Texts, Whole};
+
+/// All settings, valid as they stand. `config/local.toml` says what each of them means.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    #[serde(deserialize_with = "values::text")]
+    pub(crate) data_dir: PathBuf,
+    pub(crate) shutdown_limit: Span<100, 3_600_000>,
+    pub(crate) api: Api,
+    pub(crate) management: Management,
+    pub(crate) log: Log,
+    pub(crate) kafka: Kafka,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) auth: Auth,
+    pub(crate) projector: Projector,
+    pub(crate) logging: Logging,
+}
+
+/// The public API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Api {
+    #[serde(deserialize_with = "values::address")]
+    pub(crate) listen: SocketAddr,
+    /// 0: one per core.
+    pub(crate) workers: Whole<0, 1_024>,
+    pub(crate) max_connections: Whole<1, 1_000_000>,
+    pub(crate) max_body: Size<1_024, { 64 << 20 }>,
+    pub(crate) head_timeout: Span<1, 600_000>,
+    pub(crate) body_timeout: Span<1, 600_000>,
+    pub(crate) keep_alive: Span<1_000, 3_600_000>,
+    pub(crate) cors_origins: Texts,
+}
+
+/// Metrics, health and administration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Management {
+    #[serde(deserialize_with = "values::address")]
+    pub(crate) listen: SocketAddr,
+    pub(crate) stalled_after: Span<100, 3_600_000>,
+}
+
+/// The event log.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) kind: LogKind,
+    pub(crate) partitions: Whole<1, 1_024>,
+    pub(crate) segment_size: Size<{ 4 << 20 }, { 4 << 30 }>,
+    pub(crate) max_queued: Size<{ 4 << 20 }, { 4 << 30 }>,
+}
+
+/// Which implementation of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogKind {
+    /// Files of our own.
+    Embedded,
+    /// A Kafka cluster. Known by name, and refused by [`Config::load`] until it is built.
+    Kafka,
+}
+
+/// The place for what the Kafka log needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kafka {
+    #[serde(
+        default,
+        deserialize_with = "values::optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) bootstrap_servers: Option<String>,
+    #[serde(deserialize_with = "values::text")]
+    pub(crate) topic_prefix: String,
+    pub(crate) properties: Properties,
+}
+
+/// Which resources exist.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Catalogue {
+    pub(crate) mode: CatalogueMode,
+    pub(crate) seed: bool,
+}
+
+/// What makes a resource exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CatalogueMode {
+    /// Being in the catalogue.
+    Registered,
+    /// Having a valid id.
+    Open,
+}
+
+/// Who may call the API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Auth {
+    #[serde(
+        default,
+        deserialize_with = "values::optional_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) keys_file: Option<PathBuf>,
+    pub(crate) local_dev_key: bool,
+    /// The place for what JWTs need. Known by name, and refused by [`Config::load`] until it is
+    /// built: a check that somebody configured must not be silently absent.
+    #[serde(default, skip_serializing)]
+    pub(crate) jwt: Option<serde::de::IgnoredAny>,
+}
+
+/// The fold and the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Projector {
+    pub(crate) wait_limit: Span<1, 600_000>,
+    /// 0: half of the cores.
+    pub(crate) workers: Whole<0, 1_024>,
+    pub(crate) max_waiters: Whole<1, 10_000_000>,
+    pub(crate) checkpoint_interval: Span<10, 3_600_000>,
+    pub(crate) checkpoint_changes: Whole<1, 100_000_000>,
+    pub(crate) cache_size: Size<{ 1 << 20 }, { 64 << 30 }>,
+}
+
+/// Log lines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Logging {
+    pub(crate) format: LogFormat,
+    #[serde(deserialize_with = "values::text")]
+    pub(crate) level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Where the API keys are.
+    pub(crate) fn keys_file(&self) -> PathBuf {
+        let own = || self.data_dir.join("keys.json");
+        self.auth.keys_file.clone().unwrap_or_else(own)
+    }
+
+    /// Refuses what each setting alone can't see.
+    fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
+        let refuse = |setting: &str, why: &str| Err(sources.invalid(setting, why.to_owned()));
+        if self.log.kind == LogKind::Kafka {
+            return refuse(
+                "log.kind",
+                "\"kafka\" is not built into this version; valid is \"embedded\"",
+            );
+        }
+        if self.auth.jwt.is_some() {
+            return refuse(
+                "auth.jwt",
+                "JWTs are not built into this version; remove it and use API keys",
+            );
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return refuse("data_dir", "it is empty; valid is the path of a folder");
+        }
+        let (api, management) = (self.api.listen, self.management.listen);
+        if api == management && api.port() != 0 {
+            return refuse(
+                "management.listen",
+                "it is the same as api.listen; valid is another port",
+            );
+        }
+        if self.auth.local_dev_key {
+            for (setting, address) in [("api.listen", api), ("management.listen", management)] {
+                if !address.ip().to_canonical().is_loopback() {
+                    let why = format!(
+                        "the well-known local-dev-key is only for loopback, and {setting} is {address}; set auth.local_dev_key to false and use `tally keys create`, or listen on 127.0.0.1"
+                    );
+                    return Err(sources.invalid("auth.local_dev_key", why));
+                }
+            }
+        }
+        for origin in self.api.cors_origins.as_slice() {
+            let scheme = ["http://", "https://"]
+                .iter()
+                .find_map(|s| origin.strip_prefix(s));
+            let host =
+                scheme.is_some_and(|host| !host.is_empty() && !host.contains(['/', ' ', '*']));
+            if origin != "*" && !host {
+                let why = format!(
+                    "{origin:?} is not an origin; valid are scheme, host and port as in \"https://app.example.com\", or \"*\""
+                );
+                return Err(sources.invalid("api.cors_origins", why));
+            }
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.logging.level) {
+            let why = format!(
+                "{:?} is not a log level ({error}); valid are error, warn, info, debug, trace, or a list as in \"info,tally_log=debug\"",
+                self.logging.level
+            );
+            return Err(sources.invalid("logging.level", why));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
