@@ -5,6 +5,7 @@
 //! - [`folder`]: a data folder of one test, and commands on it
 //! - [`server`]: a server on such a folder
 //! - [`http`]: a small HTTP/1.1 client that hides nothing
+//! - [`load`]: a small load of our own
 //! - [`metrics`]: what a scrape says
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
 //! - [`wait`]: waiting for a condition, never for the clock
@@ -13,6 +14,7 @@ pub mod binary;
 pub mod fold;
 pub mod folder;
 pub mod http;
+pub mod load;
 pub mod metrics;
 pub mod server;
 pub mod wait;
