@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tally_tests::server::{INTERACT, LOCAL_KEY, interaction_request, resource_path};
 use tally_tests::{Folder, Request, Response, Server, wait};
 
@@ -445,27 +445,4 @@ fn cors_is_off_until_an_origin_is_named() {
         .with("TALLY__API__CORS_ORIGINS", "app.example.com")
         .run(&["serve"]);
     assert!(refused.failed().contains("api.cors_origins"));
-}
-
-#[test]
-fn the_banner_has_a_line_that_works_as_pasted() {
-    let server = Folder::new().start();
-    let output = server.output();
-    let at = output
-        .find("curl ")
-        .unwrap_or_else(|| panic!("no curl line: {output}"));
-    // A pasted line goes on where it ends in a backslash.
-    let pasted = output[at..].replace("\\\n", " ");
-    let line = pasted.lines().next().unwrap_or_default();
-    let ran = std::process::Command::new("sh")
-        .args(["-c", line])
-        .output()
-        .expect("a shell");
-    assert!(
-        ran.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
-    let answer: Value = serde_json::from_slice(&ran.stdout).expect("the answer is JSON");
-    assert_eq!(answer["outcome"], "applied", "{answer}");
 }
