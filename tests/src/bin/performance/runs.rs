@@ -158,7 +158,7 @@ impl Setup {
     /// Starts the subject, loads it, and stops it.
     pub(crate) fn run(&self, subject: Subject, placement: &Placement, bench: &Bench) -> Run {
         let folder = TempDir::with_prefix_in("performance-", &self.dir).expect("a folder");
-        let mut server = self.start(subject, placement, folder.path());
+        let server = self.start(subject, placement, folder.path());
         let mut generator = self.command(&placement.generator, &self.tally, folder.path());
         generator.args(["bench", "--json"]);
         let options = [
@@ -221,6 +221,8 @@ impl Setup {
         command
             .args(["--cpu-list", cores])
             .arg(program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("TALLY__DATA_DIR", folder.join("data"))
             .env("TALLY__API__LISTEN", "127.0.0.1:0")
             .env("TALLY__MANAGEMENT__LISTEN", "127.0.0.1:0")
