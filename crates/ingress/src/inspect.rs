@@ -1,0 +1,449 @@
+//! Logs and state as text, for people and for proofs: one line of JSON for each thing. The same
+//! code runs behind the management API of a running server and in a command that opens the folder
+//! itself, so both say the same.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use tally_domain::{
+    Counters, Digest, FOLD_VERSION, LogId, Offset, Partition, Position, Resource, ResourceId,
+    ResourceType, decode,
+};
+use tally_log::{Batch, BatchRecord, EventLog, LogHealth, ReadError};
+use tally_projector::{Projector, StateDump, StateError};
+
+/// How long a reader waits before it looks whether it shall stop.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Why not everything was written.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state can't be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Nobody takes what is written, or it can't be written.
+    #[error("the output can't be written: {0}")]
+    Write(#[from] io::Error),
+    /// The log has fewer partitions.
+    #[error("the log has no partition {partition}; valid are 0 to {last}")]
+    NoSuchPartition {
+        /// What was asked for.
+        partition: Partition,
+        /// The highest there is.
+        last: Partition,
+    },
+    /// The fold has stopped, so the state never gets to where the log is.
+    #[error("the state does not include the end of the log: {0}")]
+    Behind(String),
+    /// Asked to stop.
+    #[error("stopped before the end: the server is stopping")]
+    Stopped,
+}
+
+/// Which part of a log to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogCat {
+    /// This partition only.
+    pub partition: Option<Partition>,
+    /// From this offset of that partition; the first where it is absent.
+    pub from: Option<Offset>,
+    /// Go on with what comes, until asked to stop.
+    pub follow: bool,
+}
+
+/// Writes the records up to the head at its start, each partition in offset order:
+/// `{"partition":3,"offset":17,"event":{…}}`, or `error` and `raw_base64` for what is no event.
+/// `stop` is asked now and then.
+///
+/// # Errors
+/// [`InspectError`]; what was written before stands.
+pub fn log_cat(
+    log: &dyn EventLog,
+    cat: LogCat,
+    out: &mut dyn Write,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), InspectError> {
+    let head = log.head()?;
+    let mut from = Vec::new();
+    for (partition, first) in (0..).zip(log.first()?) {
+        if cat.partition.is_none_or(|wanted| wanted == partition) {
+            let offset = cat.from.unwrap_or(first);
+            from.push(Position { partition, offset });
+        }
+    }
+    if let (Some(partition), true) = (cat.partition, from.is_empty()) {
+        let last = log.identity().partitions.saturating_sub(1);
+        return Err(InspectError::NoSuchPartition { partition, last });
+    }
+    let end = if cat.follow { None } else { Some(head) };
+    let mut line = Vec::new();
+    let walked = walk(log, &from, end.as_deref(), stop, &mut |records| {
+        for record in records {
+            line.clear();
+            write_record(&mut line, record)?;
+            out.write_all(&line)?;
+        }
+        // Whoever follows wants to see it now.
+        if cat.follow { out.flush() } else { Ok(()) }
+    });
+    // What was read before an error is worth having.
+    out.flush()?;
+    match walked {
+        Err(InspectError::Stopped) if cat.follow => Ok(()),
+        other => other,
+    }
+}
+
+/// Reads from the given positions to `end`, or for ever, and hands over what lies below it.
+fn walk(
+    log: &dyn EventLog,
+    from: &[Position],
+    end: Option<&[Offset]>,
+    stop: &dyn Fn() -> bool,
+    each: &mut dyn FnMut(&mut dyn Iterator<Item = BatchRecord<'_>>) -> io::Result<()>,
+) -> Result<(), InspectError> {
+    let below_end = |position: Position| {
+        let place = usize::try_from(position.partition).ok();
+        end.is_none_or(|end| {
+            place
+                .and_then(|at| end.get(at))
+                .is_some_and(|end| position.offset < *end)
+        })
+    };
+    let mut reader = log.reader(from)?;
+    let mut batch = Batch::new();
+    loop {
+        if end.is_some() && !reader.positions().into_iter().any(below_end) {
+            return Ok(());
+        }
+        if stop() {
+            return Err(InspectError::Stopped);
+        }
+        reader.next(&mut batch, STEP)?;
+        each(&mut batch.iter().filter(|record| below_end(record.position)))?;
+    }
+}
+
+#[derive(Serialize)]
+struct Undecodable<'a> {
+    partition: Partition,
+    offset: Offset,
+    error: &'a str,
+    raw_base64: &'a str,
+}
+
+/// One record as a line.
+fn write_record(line: &mut Vec<u8>, record: BatchRecord<'_>) -> io::Result<()> {
+    let Position { partition, offset } = record.position;
+    match decode(record.value).map(|_| std::str::from_utf8(record.value)) {
+        Ok(Ok(event)) => {
+            write!(
+                line,
+                "{{\"partition\":{partition},\"offset\":{offset},\"event\":"
+            )?;
+            // As it stands in the log. A line break in JSON is only ever space between tokens,
+            // and here it would break the line.
+            line.extend(event.trim().bytes().map(|byte| {
+                if matches!(byte, b'\n' | b'\r') {
+                    b' '
+                } else {
+                    byte
+                }
+            }));
+            line.extend_from_slice(b"}\n");
+            Ok(())
+        }
+        Ok(Err(error)) => write_undecodable(line, record, &error.to_string()),
+        Err(error) => write_undecodable(line, record, &error.to_string()),
+    }
+}
+
+fn write_undecodable(line: &mut Vec<u8>, record: BatchRecord<'_>, error: &str) -> io::Result<()> {
+    let Position { partition, offset } = record.position;
+    let raw_base64 = STANDARD.encode(record.value);
+    write_line(
+        line,
+        &Undecodable {
+            partition,
+            offset,
+            error,
+            raw_base64: &raw_base64,
+        },
+    )
+}
+
+fn write_line(out: &mut (impl Write + ?Sized), value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+#[derive(Serialize)]
+struct LogLine<'a> {
+    log: &'a str,
+    id: LogId,
+    partitions: u32,
+    records: u64,
+    health: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PartitionLine<'a> {
+    log: &'a str,
+    partition: Partition,
+    first: Offset,
+    head: Offset,
+}
+
+/// Writes what a log is and how far it reaches: a line for the log, then one for each partition.
+///
+/// # Errors
+/// [`InspectError`].
+pub fn log_info(log: &dyn EventLog, name: &str, out: &mut dyn Write) -> Result<(), InspectError> {
+    let (first, head) = (log.first()?, log.head()?);
+    let identity = log.identity();
+    let (health, detail) = match log.health() {
+        LogHealth::Ok => ("ok", None),
+        LogHealth::Failed(why) => ("failed", Some(why)),
+        LogHealth::DiskFull(why) => ("disk_full", Some(why)),
+        LogHealth::Unreachable(why) => ("unreachable", Some(why)),
+    };
+    let records = first
+        .iter()
+        .zip(&head)
+        .map(|(first, head)| head.saturating_sub(*first))
+        .sum();
+    let line = LogLine {
+        log: name,
+        id: identity.id,
+        partitions: identity.partitions,
+        records,
+        health,
+        detail,
+    };
+    write_line(out, &line)?;
+    for (partition, (first, head)) in (0..).zip(first.into_iter().zip(head)) {
+        write_line(
+            out,
+            &PartitionLine {
+                log: name,
+                partition,
+                first,
+                head,
+            },
+        )?;
+    }
+    Ok(out.flush()?)
+}
+
+#[derive(Serialize)]
+struct CheckedLine<'a> {
+    log: &'a str,
+    checked: bool,
+    records: u64,
+    bytes: u64,
+}
+
+/// Reads all records up to the head at its start, and with them all checksums; writes how many
+/// there were.
+///
+/// # Errors
+/// [`InspectError::Read`] at the first damage, which names the place.
+pub fn log_check(
+    log: &dyn EventLog,
+    name: &str,
+    out: &mut dyn Write,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), InspectError> {
+    let end = log.head()?;
+    let from: Vec<Position> = (0..)
+        .zip(log.first()?)
+        .map(|(partition, offset)| Position { partition, offset })
+        .collect();
+    let (mut records, mut bytes) = (0u64, 0u64);
+    walk(log, &from, Some(&end), stop, &mut |batch| {
+        for record in batch {
+            let size = record.key.len().saturating_add(record.value.len());
+            records += 1;
+            bytes += u64::try_from(size).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    })?;
+    write_line(
+        out,
+        &CheckedLine {
+            log: name,
+            checked: true,
+            records,
+            bytes,
+        },
+    )?;
+    Ok(out.flush()?)
+}
+
+/// A copy of the state that includes everything the log holds now.
+///
+/// # Errors
+/// [`InspectError::Behind`] where the fold has stopped.
+pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
+    let head = projector.log().head()?;
+    loop {
+        let status = projector.status();
+        let mut both = status.partitions.iter().zip(&head);
+        if both.all(|(partition, head)| partition.next_offset >= *head) {
+            return Ok(projector.dump()?);
+        }
+        if let Some(why) = status.failure {
+            return Err(InspectError::Behind(why));
+        }
+        if stop() {
+            return Err(InspectError::Stopped);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[derive(Serialize)]
+struct StateLine<T> {
+    state: T,
+}
+
+#[derive(Serialize)]
+struct StateHead<'a> {
+    positions: &'a [Offset],
+    digest: Text<Digest>,
+}
+
+/// Serialised as it is displayed.
+struct Text<T>(T);
+
+impl<T: std::fmt::Display> Serialize for Text<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[derive(Serialize)]
+struct CountersLine {
+    resource_type: ResourceType,
+    resource_id: ResourceId,
+    counters: Counters,
+}
+
+#[derive(Serialize)]
+struct TogglesLine<'a> {
+    user: &'a str,
+    resource_type: ResourceType,
+    resource_id: ResourceId,
+    liked: bool,
+    bookmarked: bool,
+}
+
+/// Writes the state: a first line with positions and digest, then a line for each resource that
+/// has events, or for each user with something set.
+///
+/// # Errors
+/// [`InspectError::Write`].
+pub fn state_cat(dump: &StateDump, toggles: bool, out: &mut dyn Write) -> Result<(), InspectError> {
+    let head = StateHead {
+        positions: &dump.positions,
+        digest: Text(dump.digest),
+    };
+    write_line(out, &StateLine { state: head })?;
+    if toggles {
+        for (Resource { kind, id }, user, set) in &dump.toggles {
+            let line = TogglesLine {
+                user: user.as_str(),
+                resource_type: *kind,
+                resource_id: *id,
+                liked: set.liked,
+                bookmarked: set.bookmarked,
+            };
+            write_line(out, &line)?;
+        }
+    } else {
+        for (Resource { kind, id }, counters) in &dump.counters {
+            let (resource_type, resource_id) = (*kind, *id);
+            write_line(
+                out,
+                &CountersLine {
+                    resource_type,
+                    resource_id,
+                    counters: *counters,
+                },
+            )?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+#[derive(Serialize)]
+struct StateSummary<'a> {
+    log: LogId,
+    partitions: u32,
+    fold_version: u32,
+    positions: &'a [Offset],
+    digest: Text<Digest>,
+    resources: usize,
+    toggles: usize,
+    remembered_keys: u64,
+    dead_letters: u64,
+}
+
+/// Writes the state's summary, one line.
+///
+/// # Errors
+/// [`InspectError::Write`].
+pub fn state_info(
+    log: &dyn EventLog,
+    dump: &StateDump,
+    out: &mut dyn Write,
+) -> Result<(), InspectError> {
+    let identity = log.identity();
+    let summary = StateSummary {
+        log: identity.id,
+        partitions: identity.partitions,
+        fold_version: FOLD_VERSION,
+        positions: &dump.positions,
+        digest: Text(dump.digest),
+        resources: dump.counters.len(),
+        toggles: dump.toggles.len(),
+        remembered_keys: dump.remembered_keys,
+        dead_letters: dump.dead_letters,
+    };
+    write_line(out, &StateLine { state: summary })?;
+    Ok(out.flush()?)
+}
+
+#[derive(Serialize)]
+struct ResourceLine {
+    resource_type: ResourceType,
+    resource_id: ResourceId,
+}
+
+/// Writes resources, a line for each.
+///
+/// # Errors
+/// [`InspectError::Write`].
+pub fn resources(
+    resources: impl IntoIterator<Item = Resource>,
+    out: &mut dyn Write,
+) -> Result<(), InspectError> {
+    for Resource { kind, id } in resources {
+        write_line(
+            out,
+            &ResourceLine {
+                resource_type: kind,
+                resource_id: id,
+            },
+        )?;
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,71 @@
+//! `/livez`, `/readyz` and `/metrics`: for probes and Prometheus, from anywhere.
+
+use actix_web::http::header;
+use actix_web::{HttpResponse, web};
+use prometheus::{Encoder, TextEncoder};
+use serde::Serialize;
+
+use super::readiness::Reason;
+use super::{Detail, Management};
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/livez", web::get().to(livez))
+        .route("/readyz", web::get().to(readyz))
+        .route("/metrics", web::get().to(metrics));
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<Reason>,
+}
+
+async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(Status {
+        status: "alive",
+        reasons: Vec::new(),
+    })
+}
+
+async fn readyz(management: web::Data<Management>) -> HttpResponse {
+    // Asking a log for its head may block.
+    match web::block(move || management.reasons()).await {
+        Ok(reasons) if reasons.is_empty() => HttpResponse::Ok().json(Status {
+            status: "ready",
+            reasons,
+        }),
+        Ok(reasons) => HttpResponse::ServiceUnavailable().json(Status {
+            status: "not_ready",
+            reasons,
+        }),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+async fn metrics(management: web::Data<Management>) -> HttpResponse {
+    let encoder = TextEncoder::new();
+    let content_type = format!("{}; charset=utf-8", encoder.format_type());
+    let text = web::block(move || {
+        if let Some(parts) = management.parts.get() {
+            parts.projector.refresh_metrics();
+        }
+        let mut text = Vec::new();
+        encoder
+            .encode(&management.registry.gather(), &mut text)
+            .map(|()| text)
+    });
+    match text.await {
+        Ok(Ok(text)) => HttpResponse::Ok()
+            .insert_header((header::CONTENT_TYPE, content_type))
+            .body(text),
+        Ok(Err(error)) => failed(&error.to_string()),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+pub(super) fn failed(error: &str) -> HttpResponse {
+    tracing::error!(error, "a management request failed");
+    HttpResponse::InternalServerError().json(Detail::new("Internal server error."))
+}

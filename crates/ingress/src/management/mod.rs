@@ -1,0 +1,252 @@
+//! The second listener: metrics, health, and administration.
+//!
+//! It is up before anything else, so that a probe gets an answer while a log is opened or
+//! replayed, and it is the last to go.
+//!
+//! - [`readiness`]: whether this server should get requests
+//! - `health`: `/livez`, `/readyz`, `/metrics`
+//! - [`admin`]: `/admin/…`, what the command asks of a running server
+//! - `guard`: who may administer: this host, and no browser
+//! - [`stream`]: long answers from blocking code, bounded
+
+pub mod admin;
+mod guard;
+mod health;
+pub mod readiness;
+pub mod stream;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpResponse, HttpServer, web};
+use parking_lot::{Condvar, Mutex};
+use prometheus::{IntGauge, Registry};
+use tally_log::EventLog;
+use tally_projector::Projector;
+use tokio::sync::Semaphore;
+
+use crate::catalogue::Catalogue;
+use readiness::{Code, Reason, Sample, StallWatch, judge};
+
+/// How many long answers may be under way at once.
+const MAX_STREAMS: usize = 8;
+/// The pause between two looks at log and fold.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What there is to look at, once it is open.
+pub struct Parts {
+    /// The log of interactions.
+    pub log: Arc<dyn EventLog>,
+    /// The log of the catalogue.
+    pub catalogue_log: Arc<dyn EventLog>,
+    /// The fold and the state.
+    pub projector: Arc<Projector>,
+    /// Which resources exist.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// What the management API shows and does; shared with whoever starts and stops the server.
+pub struct Management {
+    registry: Registry,
+    ready: IntGauge,
+    stalled_after: Duration,
+    parts: OnceLock<Parts>,
+    serving: AtomicBool,
+    draining: AtomicBool,
+    /// What is being opened, in a few words.
+    step: Mutex<&'static str>,
+    watch: Mutex<StallWatch>,
+    streams: Arc<Semaphore>,
+    /// Set when the watching thread shall end.
+    ended: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Management {
+    /// The state of a server that has just begun to start.
+    ///
+    /// # Errors
+    /// Where a metric of that name is registered already.
+    pub fn new(registry: Registry, stalled_after: Duration) -> prometheus::Result<Arc<Self>> {
+        let ready = IntGauge::new(
+            "tally_ready",
+            "1 while the server is ready for requests, else 0.",
+        )?;
+        registry.register(Box::new(ready.clone()))?;
+        Ok(Arc::new(Self {
+            registry,
+            ready,
+            stalled_after,
+            parts: OnceLock::new(),
+            serving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            step: Mutex::new("the process has started"),
+            watch: Mutex::default(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            ended: Mutex::new(false),
+            wake: Condvar::new(),
+        }))
+    }
+
+    /// Says what is being opened, for `/readyz`.
+    pub fn opening(&self, what: &'static str) {
+        *self.step.lock() = what;
+    }
+
+    /// Hands over what was opened, once.
+    pub fn opened(&self, parts: Parts) {
+        // A second call would show something else than what serves.
+        let first = self.parts.set(parts);
+        debug_assert!(first.is_ok(), "parts are handed over once");
+    }
+
+    /// Says that the public API serves.
+    pub fn serving(&self) {
+        self.serving.store(true, Ordering::Release);
+    }
+
+    /// Says that the server is stopping: not ready from now on, and streams that follow end.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the server is stopping.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Why the server should get no requests; empty where it should. Asks the log itself, so it
+    /// may block.
+    pub fn reasons(&self) -> Vec<Reason> {
+        let mut reasons = self.look();
+        if self.draining() {
+            reasons.insert(0, Reason::new(Code::Draining, "the server is stopping"));
+        }
+        self.ready.set(i64::from(reasons.is_empty()));
+        reasons
+    }
+
+    fn look(&self) -> Vec<Reason> {
+        let Some(parts) = self.parts.get() else {
+            return vec![Reason::new(Code::Starting, *self.step.lock())];
+        };
+        let sample = Sample {
+            head: parts.log.head().map_err(|error| error.to_string()),
+            health: parts.log.health(),
+            status: parts.projector.status(),
+        };
+        let mut watch = self.watch.lock();
+        let mut reasons = judge(&mut watch, &sample, Instant::now(), self.stalled_after);
+        if !self.serving.load(Ordering::Acquire) {
+            let detail = "the public API is not open yet";
+            reasons.insert(0, Reason::new(Code::Starting, detail));
+        }
+        reasons
+    }
+
+    /// Looks now and then, so that standing still is noticed while nobody asks.
+    fn watch(&self) {
+        let mut was_ready = None;
+        let mut ended = self.ended.lock();
+        while !*ended {
+            drop(ended);
+            let reasons = self.reasons();
+            if was_ready.replace(reasons.is_empty()) != Some(reasons.is_empty()) {
+                match serde_json::to_string(&reasons) {
+                    Ok(reasons) if reasons != "[]" => tracing::info!(reasons, "not ready"),
+                    _ => tracing::info!("ready"),
+                }
+            }
+            ended = self.ended.lock();
+            if !*ended {
+                self.wake
+                    .wait_for(&mut ended, LOOK_EVERY.min(self.stalled_after / 4));
+            }
+        }
+    }
+}
+
+/// The running management API.
+pub struct ManagementServer {
+    handle: ServerHandle,
+    management: Arc<Management>,
+    watcher: Option<std::thread::JoinHandle<()>>,
+}
+
+impl ManagementServer {
+    /// Closes the listener and drops what is under way.
+    pub async fn stop(mut self) {
+        *self.management.ended.lock() = true;
+        self.management.wake.notify_all();
+        self.handle.stop(false).await;
+        if let Some(watcher) = self.watcher.take() {
+            // A panic was reported when it happened.
+            let _ = watcher.join();
+        }
+    }
+}
+
+/// Starts the management API on a listener. The returned future is the server itself, to be
+/// spawned; it ends after [`ManagementServer::stop`].
+///
+/// # Errors
+/// Where the listener can't be used or the watching thread can't be started.
+pub fn start_management(
+    listener: TcpListener,
+    management: &Arc<Management>,
+) -> io::Result<(Server, ManagementServer)> {
+    let bound = listener.local_addr()?;
+    let state = web::Data::from(Arc::clone(management));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .app_data(web::PayloadConfig::new(admin::MAX_BODY))
+            .configure(health::routes)
+            .service(admin::routes(bound))
+            .default_service(web::to(not_found))
+    })
+    .workers(1)
+    .worker_max_blocking_threads(4)
+    .max_connections(256)
+    // A reader that is gone is noticed although there is nothing to write.
+    .h1_allow_half_closed(false)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .listen(listener)?
+    .run();
+    let watched = Arc::clone(management);
+    let watcher = std::thread::Builder::new()
+        .name("tally-readiness".to_owned())
+        .spawn(move || watched.watch())?;
+    let running = ManagementServer {
+        handle: server.handle(),
+        management: Arc::clone(management),
+        watcher: Some(watcher),
+    };
+    Ok((server, running))
+}
+
+async fn not_found() -> HttpResponse {
+    HttpResponse::NotFound().json(Detail::new("Not found."))
+}
+
+/// An error's body.
+#[derive(serde::Serialize)]
+struct Detail {
+    detail: String,
+}
+
+impl Detail {
+    fn new(detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self { detail }
+    }
+}
+
+#[cfg(test)]
+mod tests;
