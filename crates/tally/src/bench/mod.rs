@@ -17,6 +17,8 @@ mod progress;
 mod report;
 mod schedule;
 mod target;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod worker;
 
