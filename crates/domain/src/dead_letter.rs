@@ -46,7 +46,7 @@ pub struct DeadLetter {
     pub position: Position,
     /// What was wrong, as a word.
     pub reason: DeadLetterReason,
-    /// What was wrong, for a person.
+    /// What was wrong, for a person; at most [`Self::MAX_DETAIL_CHARS`] characters.
     pub detail: String,
     /// When the log took it.
     pub append_time_millis: u64,
@@ -54,4 +54,9 @@ pub struct DeadLetter {
     pub key: Vec<u8>,
     /// The record's value.
     pub value: Vec<u8>,
+}
+
+impl DeadLetter {
+    /// The longest [`detail`](Self::detail), in characters.
+    pub const MAX_DETAIL_CHARS: usize = 200;
 }

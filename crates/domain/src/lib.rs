@@ -4,6 +4,7 @@
 //! this crate computes the same state everywhere. In reading order:
 //!
 //! - [`words`]: resource, interaction, user, idempotency key, event
+//! - [`time`]: the time of an event, and its text
 //! - [`partition`]: which partition a resource lives in, and what a position is
 //! - [`codec`]: how an event is written, and how every version ever written is read
 //! - [`fold`]: `(state, event) -> (state, outcome)`, decided on plain values
@@ -19,6 +20,7 @@ pub mod fold;
 pub mod partition;
 pub mod remembered;
 pub mod state;
+pub mod time;
 pub mod words;
 
 pub use codec::{DecodeError, decode, encode};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// A partition's number, from 0.
@@ -89,6 +90,7 @@ pub enum TokenError {
 
 impl PositionToken {
     const VERSION: u8 = 1;
+    const BYTES: usize = 1 + 8 + 4 + 8 + 4;
 
     /// The token of a position in a log.
     #[must_use]
@@ -118,30 +120,21 @@ fn prefix(log: LogId) -> [u8; 8] {
 
 impl fmt::Display for PositionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [0u8; 25];
-        let (body, check) = bytes.split_at_mut(21);
-        if let ([version, log @ ..], Some((partition, offset))) = {
-            let (head, tail) = body.split_at_mut(9);
-            (head, tail.split_at_mut_checked(4))
-        } {
-            *version = Self::VERSION;
-            log.copy_from_slice(&self.log);
-            partition.copy_from_slice(&self.position.partition.to_le_bytes());
-            offset.copy_from_slice(&self.position.offset.to_le_bytes());
-        }
-        check.copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
-        let mut text = [0u8; 34];
-        URL_SAFE_NO_PAD
-            .encode_slice(bytes, &mut text)
-            .map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        let mut bytes = Vec::with_capacity(Self::BYTES);
+        bytes.push(Self::VERSION);
+        bytes.extend_from_slice(&self.log);
+        bytes.extend_from_slice(&self.position.partition.to_le_bytes());
+        bytes.extend_from_slice(&self.position.offset.to_le_bytes());
+        let check = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&check.to_le_bytes());
+        Base64Display::new(&bytes, &URL_SAFE_NO_PAD).fmt(f)
     }
 }
 
 impl FromStr for PositionToken {
     type Err = TokenError;
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let mut bytes = [0u8; 25];
+        let mut bytes = [0; Self::BYTES];
         let n = URL_SAFE_NO_PAD
             .decode_slice(text, &mut bytes)
             .map_err(|_| TokenError::Malformed)?;

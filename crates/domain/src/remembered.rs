@@ -2,8 +2,11 @@
 //!
 //! A key holds for [`Rules::key_millis`] of event time after its first event, or until
 //! [`Rules::key_count`] newer keys have come in its partition, whichever is first. So the last
-//! `key_count` keys are all that need remembering: a ring, written round and round, and a table
-//! from fingerprint to place. Memory is 24 bytes a key plus about 8 for the table.
+//! `key_count` keys are all that need remembering: a queue of them, and a table from fingerprint to
+//! place in it. Memory is 24 bytes a key for the queue and 10 to 20 for the table.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
 
 use hashbrown::HashTable;
 
@@ -19,18 +22,27 @@ impl Fingerprint {
     /// The fingerprint of a key in its scope.
     #[must_use]
     pub fn of(user: &UserId, resource: Resource, key: &IdempotencyKey) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        const LONGEST: usize = 2 + 8 + UserId::MAX_BYTES + IdempotencyKey::MAX_BYTES;
+        let mut buffer = [0; LONGEST];
+        let mut rest = buffer.as_mut_slice();
         // A user is at most 128 bytes, so one length byte keeps the parts apart.
-        hasher.update(&[
-            resource.kind.code(),
-            u8::try_from(user.as_str().len()).unwrap_or(u8::MAX),
-        ]);
-        hasher.update(&resource.id.get().to_le_bytes());
-        hasher.update(user.as_str().as_bytes());
-        hasher.update(key.as_str().as_bytes());
-        let mut fingerprint = [0; 16];
-        hasher.finalize_xof().fill(&mut fingerprint);
-        Self(fingerprint)
+        let user_len = u8::try_from(user.as_str().len()).unwrap_or(u8::MAX);
+        let id = resource.id.get().to_le_bytes();
+        for part in [
+            [resource.kind.code(), user_len].as_slice(),
+            &id,
+            user.as_str().as_bytes(),
+            key.as_str().as_bytes(),
+        ] {
+            let wrote = rest.write_all(part);
+            debug_assert!(wrote.is_ok(), "the buffer is as long as the longest parts");
+        }
+        let unused = rest.len();
+        let (parts, _) = buffer.split_at(LONGEST - unused);
+        // In one piece, since a hasher that takes pieces costs more than all else here.
+        let hash = *blake3::hash(parts).as_bytes();
+        let (fingerprint, _) = hash.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+        Self(*fingerprint)
     }
 
     fn hash(self) -> u64 {
@@ -94,10 +106,11 @@ pub enum Seen {
 #[derive(Debug, Clone)]
 pub struct RememberedKeys {
     rules: Rules,
-    /// The key of sequence `s` stands at `s % key_count`.
-    ring: Vec<RememberedKey>,
-    /// Places in `ring`, by fingerprint; a superseded place is not in it.
-    table: HashTable<u32>,
+    /// The last keys, at most `key_count`, oldest first. The last one's sequence is `next - 1`.
+    recent: VecDeque<RememberedKey>,
+    /// For each fingerprint in `recent`, the low half of the sequence of its latest key there.
+    /// `recent` is shorter than 2^32, so the low half says which one is meant.
+    latest: HashTable<u32>,
     next: u64,
 }
 
@@ -107,8 +120,8 @@ impl RememberedKeys {
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
-            ring: Vec::new(),
-            table: HashTable::new(),
+            recent: VecDeque::new(),
+            latest: HashTable::new(),
             next: 0,
         }
     }
@@ -119,10 +132,23 @@ impl RememberedKeys {
         self.next
     }
 
-    /// What is known of a key, for an event of time `at`.
+    /// The sequence of the oldest key that is still remembered; the next one's where there is none.
+    #[must_use]
+    pub fn first_sequence(&self) -> u64 {
+        self.next
+            .saturating_sub(u64::try_from(self.recent.len()).unwrap_or(u64::MAX))
+    }
+
+    /// What is known of a key, for an event of time `at`. An event from before the key's first
+    /// event (clocks of two servers differ) is within its time.
     #[must_use]
     pub fn seen(&self, key: Fingerprint, at: EventTime, interaction: InteractionType) -> Seen {
-        let Some(first) = self.find(key).and_then(|place| self.at_place(place)) else {
+        let window = Window::of(self);
+        let Some(first) = self
+            .latest
+            .find(key.hash(), |low| window.holds(*low, key))
+            .and_then(|low| window.get(*low))
+        else {
             return Seen::New;
         };
         if at.as_millis().saturating_sub(first.at.as_millis()) >= self.rules.key_millis {
@@ -134,92 +160,108 @@ impl RememberedKeys {
         }
     }
 
-    /// Remembers a key that was [`Seen::New`]; the oldest is forgotten where the ring is full.
+    /// Remembers a key that was [`Seen::New`]; the oldest is forgotten where there are
+    /// [`Rules::key_count`].
     pub fn remember(&mut self, key: RememberedKey) {
-        let place = self.place(self.next);
-        if let Some(oldest) = self.at_place(place).copied() {
-            if self.find(oldest.fingerprint) == Some(place) {
-                self.remove(oldest.fingerprint);
-            }
+        let most = usize::try_from(self.rules.key_count.max(1)).unwrap_or(usize::MAX);
+        if self.recent.len() >= most {
+            self.forget_oldest();
         }
-        self.remove(key.fingerprint);
-        match usize::try_from(place)
-            .ok()
-            .and_then(|place| self.ring.get_mut(place))
-        {
-            Some(slot) => *slot = key,
-            None => self.ring.push(key),
-        }
-        let ring = &self.ring;
-        self.table
-            .insert_unique(key.fingerprint.hash(), place, |place| hash_at(ring, *place));
+        // The same key may stand here still, its time being up: from now on the new one counts.
+        self.unlink(key.fingerprint, |_| true);
+        let low = low_half(self.next);
         self.next += 1;
+        self.recent.push_back(key);
+        let window = Window::of_parts(&self.recent, self.next);
+        self.latest
+            .insert_unique(key.fingerprint.hash(), low, |low| window.hash(*low));
     }
 
     /// The remembered keys with sequences from `from` on, oldest first. A key that came again
     /// after its time was up stands here twice; only the later one counts.
     pub fn since(&self, from: u64) -> impl Iterator<Item = (u64, &RememberedKey)> {
-        let oldest = self
-            .next
-            .saturating_sub(u64::from(self.rules.key_count.max(1)));
-        (from.max(oldest)..self.next)
-            .filter_map(|sequence| Some((sequence, self.at_place(self.place(sequence))?)))
+        let first = self.first_sequence();
+        let skipped = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        (first..).zip(&self.recent).skip(skipped)
     }
 
     /// The keys that hold, for the digest: superseded ones left out.
     pub fn holding(&self) -> impl Iterator<Item = (u64, &RememberedKey)> {
-        self.since(0)
-            .filter(|(sequence, key)| self.find(key.fingerprint) == Some(self.place(*sequence)))
+        let window = Window::of(self);
+        self.since(0).filter(move |(sequence, key)| {
+            let low = low_half(*sequence);
+            let this = |found: &u32| *found == low && window.holds(low, key.fingerprint);
+            self.latest.find(key.fingerprint.hash(), this).is_some()
+        })
     }
 
-    /// Continues at a sequence, where all older keys are forgotten: the start of restoring.
+    /// Forgets all and continues with `keys`, the first of which has this sequence. More than
+    /// [`Rules::key_count`] may be given; the last ones count.
     pub fn restore_from(&mut self, sequence: u64, keys: impl IntoIterator<Item = RememberedKey>) {
-        let count = u64::from(self.rules.key_count.max(1));
-        self.ring.clear();
-        self.table.clear();
-        // Places before the first restored key hold it too, until they are written.
-        let mut keys = keys.into_iter().peekable();
-        if let Some(first) = keys.peek() {
-            let filled = if sequence >= count { count } else { sequence };
-            self.ring
-                .resize(usize::try_from(filled).unwrap_or(usize::MAX), *first);
-        }
+        self.recent.clear();
+        self.latest.clear();
         self.next = sequence;
         for key in keys {
             self.remember(key);
         }
     }
 
-    fn place(&self, sequence: u64) -> u32 {
-        u32::try_from(sequence % u64::from(self.rules.key_count.max(1))).unwrap_or(0)
+    fn forget_oldest(&mut self) {
+        let low = low_half(self.first_sequence());
+        if let Some(oldest) = self.recent.front().map(|key| key.fingerprint) {
+            self.unlink(oldest, |found| found == low);
+            self.recent.pop_front();
+        }
     }
 
-    fn at_place(&self, place: u32) -> Option<&RememberedKey> {
-        self.ring.get(usize::try_from(place).ok()?)
-    }
-
-    fn find(&self, key: Fingerprint) -> Option<u32> {
-        let matches = |place: &u32| self.at_place(*place).is_some_and(|k| k.fingerprint == key);
-        self.table.find(key.hash(), matches).copied()
-    }
-
-    fn remove(&mut self, key: Fingerprint) {
-        let ring = &self.ring;
-        let matches = |place: &u32| {
-            usize::try_from(*place)
-                .ok()
-                .and_then(|p| ring.get(p))
-                .is_some_and(|k| k.fingerprint == key)
-        };
-        if let Ok(entry) = self.table.find_entry(key.hash(), matches) {
+    /// Takes a fingerprint out of the table, where it stands for a sequence that `wanted` accepts.
+    fn unlink(&mut self, key: Fingerprint, wanted: impl Fn(u32) -> bool) {
+        let window = Window::of_parts(&self.recent, self.next);
+        let matches = |low: &u32| window.holds(*low, key) && wanted(*low);
+        if let Ok(entry) = self.latest.find_entry(key.hash(), matches) {
             entry.remove();
         }
     }
 }
 
-fn hash_at(ring: &[RememberedKey], place: u32) -> u64 {
-    usize::try_from(place)
-        .ok()
-        .and_then(|p| ring.get(p))
-        .map_or(0, |key| key.fingerprint.hash())
+/// The remembered keys by the low half of their sequence.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    recent: &'a VecDeque<RememberedKey>,
+    first: u32,
+}
+
+impl<'a> Window<'a> {
+    fn of(keys: &'a RememberedKeys) -> Self {
+        Self::of_parts(&keys.recent, keys.next)
+    }
+
+    fn of_parts(recent: &'a VecDeque<RememberedKey>, next: u64) -> Self {
+        let held = u64::try_from(recent.len()).unwrap_or(u64::MAX);
+        Self {
+            recent,
+            first: low_half(next.saturating_sub(held)),
+        }
+    }
+
+    fn get(self, low: u32) -> Option<&'a RememberedKey> {
+        self.recent
+            .get(usize::try_from(low.wrapping_sub(self.first)).ok()?)
+    }
+
+    fn holds(self, low: u32, key: Fingerprint) -> bool {
+        self.get(low).is_some_and(|held| held.fingerprint == key)
+    }
+
+    fn hash(self, low: u32) -> u64 {
+        self.get(low).map_or(0, |held| held.fingerprint.hash())
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the high half is not wanted"
+)]
+fn low_half(sequence: u64) -> u32 {
+    sequence as u32
 }

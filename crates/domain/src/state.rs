@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use crate::codec::decode;
 use crate::dead_letter::{DeadLetter, DeadLetterReason};
 use crate::fold::{Outcome, Rules, decide};
-use crate::partition::{Offset, Partition, Position, partition_of};
+use crate::partition::{Offset, Partition, Position};
 use crate::remembered::{Fingerprint, RememberedKey, RememberedKeys, Seen};
 use crate::words::{
     Counters, Event, EventId, EventTime, InteractionType, Resource, Toggles, UserId,
@@ -125,6 +125,15 @@ struct ResourceCell {
     toggles: HashMap<UserId, Cell<Toggles>, Hasher>,
 }
 
+impl ResourceCell {
+    fn new(value: Counters, changed: bool) -> Self {
+        Self {
+            counters: Cell { value, changed },
+            toggles: HashMap::default(),
+        }
+    }
+}
+
 /// One partition's state.
 #[derive(Debug, Clone)]
 pub struct PartitionState {
@@ -134,11 +143,13 @@ pub struct PartitionState {
     next_offset: Offset,
     last_event: Option<(Offset, EventId)>,
     resources: HashMap<Resource, ResourceCell, Hasher>,
+    in_memory: usize,
     keys: RememberedKeys,
     keys_taken: u64,
     changed_counters: Vec<Resource>,
     changed_toggles: Vec<(Resource, UserId)>,
     new_dead_letters: Vec<DeadLetter>,
+    new_dead_letter_load: usize,
     dead_letter_count: u64,
 }
 
@@ -153,16 +164,20 @@ impl PartitionState {
             next_offset: 0,
             last_event: None,
             resources: HashMap::default(),
+            in_memory: 0,
             keys: RememberedKeys::new(rules),
             keys_taken: 0,
             changed_counters: Vec::new(),
             changed_toggles: Vec::new(),
             new_dead_letters: Vec::new(),
+            new_dead_letter_load: 0,
             dead_letter_count: 0,
         }
     }
 
-    /// Continues from what was written down. `first_key` is the sequence of the first of `keys`.
+    /// Continues from what was written down; `self` is new. `first_key` is the sequence of the first of `keys`,
+    /// which are all from there on, or at least the last [`Rules::key_count`]; the next key's
+    /// where there are none.
     pub fn restore(
         &mut self,
         next_offset: Offset,
@@ -184,6 +199,12 @@ impl PartitionState {
         self.partition
     }
 
+    /// The rules it folds by.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// The offset of the next record to apply.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
@@ -202,10 +223,13 @@ impl PartitionState {
         self.dead_letter_count
     }
 
-    /// How many values wait for the next [`take_changes`](Self::take_changes).
+    /// How many values wait for the next [`take_changes`](Self::take_changes): a measure of the
+    /// memory they take, so a dead letter counts once more for every 128 bytes of its record.
     #[must_use]
     pub fn changed(&self) -> usize {
-        self.changed_counters.len() + self.changed_toggles.len() + self.new_dead_letters.len()
+        let keys = self.keys.next_sequence() - self.keys_taken.max(self.keys.first_sequence());
+        let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+        self.changed_counters.len() + self.changed_toggles.len() + keys + self.new_dead_letter_load
     }
 
     /// The keys that hold.
@@ -233,7 +257,7 @@ impl PartitionState {
                 Applied::Folded { event, outcome }
             }
             Err((reason, detail)) => {
-                self.keep(record, reason, detail);
+                self.keep(record, reason, &detail);
                 Applied::DeadLetter(reason)
             }
         };
@@ -263,8 +287,10 @@ impl PartitionState {
         Ok((counters, toggles))
     }
 
-    /// Takes what changed since the last call. The values stay in memory.
+    /// Takes what changed since the last call; the values stay in memory. They are not given out
+    /// again: a caller that can't write them down keeps them for its next try.
     pub fn take_changes(&mut self) -> Changes {
+        self.new_dead_letter_load = 0;
         let mut changes = Changes {
             next_offset: self.next_offset,
             last_event: self.last_event,
@@ -296,6 +322,26 @@ impl PartitionState {
         changes
     }
 
+    /// How many values are in memory: resources' counters, and users' toggles on them.
+    #[must_use]
+    pub fn in_memory(&self) -> usize {
+        self.in_memory
+    }
+
+    /// Drops from memory what has not changed since the last [`take_changes`](Self::take_changes),
+    /// to keep memory bounded. Only for a caller whose backing answers with those changes already:
+    /// a dropped value is asked of it when it is next needed.
+    pub fn forget_unchanged(&mut self) {
+        let mut kept = 0;
+        self.resources.retain(|_, cell| {
+            cell.toggles.retain(|_, toggles| toggles.changed);
+            let keep = cell.counters.changed || !cell.toggles.is_empty();
+            kept += if keep { 1 + cell.toggles.len() } else { 0 };
+            keep
+        });
+        self.in_memory = kept;
+    }
+
     /// Every resource in memory with its counters, in no order.
     pub fn counters(&self) -> impl Iterator<Item = (Resource, Counters)> {
         self.resources
@@ -314,7 +360,7 @@ impl PartitionState {
 
     fn readable(&self, record: Record<'_>) -> Result<Event, (DeadLetterReason, String)> {
         let event = decode(record.value).map_err(|error| (error.reason(), error.to_string()))?;
-        let home = partition_of(event.resource.key().as_bytes(), self.partitions);
+        let home = event.resource.partition(self.partitions);
         if home != self.partition {
             let detail = format!("{} belongs to partition {home}", event.resource);
             return Err((DeadLetterReason::WrongPartition, detail));
@@ -383,55 +429,58 @@ impl PartitionState {
     }
 
     /// Brings what the event touches into memory. A resource's first event of any kind makes its
-    /// counters exist.
+    /// counters exist. Everything is read before anything is kept.
     fn load<B: Backing>(
         &mut self,
         event: &Event,
         switches: bool,
         backing: &B,
     ) -> Result<(), B::Error> {
-        if !self.resources.contains_key(&event.resource) {
-            let known = backing.counters(event.resource)?;
-            if known.is_none() {
-                self.changed_counters.push(event.resource);
-            }
-            let counters = Cell {
-                value: known.unwrap_or_default(),
-                changed: known.is_none(),
-            };
-            let cell = ResourceCell {
-                counters,
-                toggles: HashMap::default(),
-            };
-            self.resources.insert(event.resource, cell);
-        }
-        let Some(cell) = self.resources.get_mut(&event.resource).filter(|_| switches) else {
-            return Ok(());
+        let Event { resource, user, .. } = event;
+        let cell = self.resources.get(resource);
+        let new_cell = match cell {
+            Some(_) => None,
+            None => Some(match backing.counters(*resource)? {
+                Some(value) => ResourceCell::new(value, false),
+                None => ResourceCell::new(Counters::default(), true),
+            }),
         };
-        if !cell.toggles.contains_key(&event.user) {
-            let value = backing
-                .toggles(event.resource, &event.user)?
-                .unwrap_or_default();
-            cell.toggles.insert(
-                event.user.clone(),
-                Cell {
-                    value,
-                    changed: false,
-                },
-            );
+        let wanted = switches && !cell.is_some_and(|cell| cell.toggles.contains_key(user));
+        let new_toggles = if wanted {
+            Some(Cell {
+                value: backing.toggles(*resource, user)?.unwrap_or_default(),
+                changed: false,
+            })
+        } else {
+            None
+        };
+        if let Some(cell) = new_cell {
+            if cell.counters.changed {
+                self.changed_counters.push(*resource);
+            }
+            self.resources.insert(*resource, cell);
+            self.in_memory += 1;
+        }
+        if let Some(toggles) = new_toggles
+            && let Some(cell) = self.resources.get_mut(resource)
+        {
+            cell.toggles.insert(user.clone(), toggles);
+            self.in_memory += 1;
         }
         Ok(())
     }
 
-    fn keep(&mut self, record: Record<'_>, reason: DeadLetterReason, detail: String) {
+    fn keep(&mut self, record: Record<'_>, reason: DeadLetterReason, detail: &str) {
         self.dead_letter_count += 1;
+        self.new_dead_letter_load += 1 + (record.key.len() + record.value.len()) / 128;
         self.new_dead_letters.push(DeadLetter {
             position: Position {
                 partition: self.partition,
                 offset: record.offset,
             },
             reason,
-            detail,
+            // It may quote the record, which may be long.
+            detail: detail.chars().take(DeadLetter::MAX_DETAIL_CHARS).collect(),
             append_time_millis: record.append_time_millis,
             key: record.key.to_vec(),
             value: record.value.to_vec(),

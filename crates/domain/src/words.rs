@@ -1,10 +1,15 @@
 //! The words of the domain as types. A value that exists is valid.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use compact_str::CompactString;
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::partition::{Partition, partition_of};
+pub use crate::time::EventTime;
 
 /// Why a text is not one of the words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +47,10 @@ pub enum WordError {
 macro_rules! word_enum {
     ($(#[$doc:meta])* $name:ident, $error:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] $variant),+
+            $($(#[$vdoc])* $variant),+
         }
 
         impl $name {
@@ -86,7 +91,37 @@ macro_rules! word_enum {
                 f.write_str(self.as_str())
             }
         }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        // A derived one would also take `{"view":null}`.
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Parsed::NEW)
+            }
+        }
     };
+}
+
+/// Reads a string and parses it, without a copy of it.
+pub(crate) struct Parsed<T>(PhantomData<T>);
+
+impl<T> Parsed<T> {
+    pub(crate) const NEW: Self = Self(PhantomData);
+}
+
+impl<T: FromStr<Err = WordError>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 word_enum! {
@@ -194,7 +229,17 @@ impl Resource {
     /// The record key, `ai_note:15`: it decides the partition, in either log.
     #[must_use]
     pub fn key(self) -> CompactString {
-        compact_str::format_compact!("{}:{}", self.kind, self.id)
+        // Not by way of `format!`: every record's partition is checked by its key.
+        let mut key = CompactString::new(self.kind.as_str());
+        key.push(':');
+        key.push_str(itoa::Buffer::new().format(self.id.get()));
+        key
+    }
+
+    /// The partition it lives in, in a log of `partitions`.
+    #[must_use]
+    pub fn partition(self, partitions: u32) -> Partition {
+        partition_of(self.key().as_bytes(), partitions)
     }
 }
 
@@ -208,8 +253,12 @@ impl FromStr for Resource {
     type Err = WordError;
     fn from_str(text: &str) -> Result<Self, WordError> {
         let (kind, id) = text.split_once(':').ok_or(WordError::Resource)?;
-        let id = id.parse::<u64>().map_err(|_| WordError::ResourceId)?;
-        Self::new(kind.parse()?, id)
+        let parsed = id.parse::<u64>().map_err(|_| WordError::ResourceId)?;
+        // `+15` and `015` are numbers too, but no resource is written so.
+        if itoa::Buffer::new().format(parsed) != id {
+            return Err(WordError::ResourceId);
+        }
+        Self::new(kind.parse()?, parsed)
     }
 }
 
@@ -311,73 +360,6 @@ impl From<IdempotencyKey> for CompactString {
 
 /// An event's identity, a UUID of version 7.
 pub type EventId = uuid::Uuid;
-
-/// A time in whole milliseconds since 1970-01-01 UTC, up to the end of the year 9999. In JSON it
-/// is RFC 3339 with three decimals and `Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventTime(u64);
-
-impl EventTime {
-    /// 9999-12-31T23:59:59.999Z.
-    pub const MAX_MILLIS: u64 = 253_402_300_799_999;
-
-    /// A time from milliseconds since 1970; later than the year 9999 is held at its end.
-    #[must_use]
-    pub const fn from_millis(millis: u64) -> Self {
-        if millis > Self::MAX_MILLIS {
-            Self(Self::MAX_MILLIS)
-        } else {
-            Self(millis)
-        }
-    }
-
-    /// Milliseconds since 1970-01-01 UTC.
-    #[must_use]
-    pub const fn as_millis(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for EventTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Days to a civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms",
-        // civil_from_days. A date library's formatter costs more than the rest of the event.
-        let (days, millis) = (self.0 / 86_400_000, self.0 % 86_400_000);
-        let z = days + 719_468;
-        let era = z / 146_097;
-        let day_of_era = z % 146_097;
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 {
-            shifted_month + 3
-        } else {
-            shifted_month - 9
-        };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let (hour, minute) = (millis / 3_600_000, millis / 60_000 % 60);
-        let (second, milli) = (millis / 1_000 % 60, millis % 1_000);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"
-        )
-    }
-}
-
-impl FromStr for EventTime {
-    type Err = WordError;
-    fn from_str(text: &str) -> Result<Self, WordError> {
-        let bad = || WordError::Time(text.to_owned());
-        let time: jiff::Timestamp = text.parse().map_err(|_| bad())?;
-        let millis = u64::try_from(time.as_millisecond()).map_err(|_| bad())?;
-        if millis > Self::MAX_MILLIS {
-            return Err(bad());
-        }
-        Ok(Self(millis))
-    }
-}
 
 /// One interaction, immutable once appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
