@@ -105,7 +105,8 @@ pub struct Changes {
     pub counters: Vec<(Resource, Counters)>,
     /// Changed toggles; nothing set means that the entry can go.
     pub toggles: Vec<(Resource, UserId, Toggles)>,
-    /// New idempotency keys with their sequences, oldest first.
+    /// New idempotency keys with their sequences, oldest first, in a row; not more than the last
+    /// [`Rules::key_count`]. Written ones with sequences further back than that can go.
     pub keys: Vec<(u64, RememberedKey)>,
     /// New dead letters.
     pub dead_letters: Vec<DeadLetter>,
