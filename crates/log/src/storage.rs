@@ -1,9 +1,15 @@
 //! The narrow seam through which every file is touched: the log's segments, the checkpoint's redo
 //! file, the keys file. [`RealStorage`] is the disk; a simulated one can stand in for it.
 
+use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Data of users: nobody but the owner reads it.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// An open file. All methods may be called from any thread.
 pub trait File: Send + Sync {
@@ -26,11 +32,11 @@ pub trait File: Send + Sync {
     /// As the system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// The length.
+    /// The length in bytes.
     ///
     /// # Errors
     /// As the system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Makes all earlier writes and the length durable. After an error nothing is known of them.
     ///
@@ -63,7 +69,7 @@ pub trait Storage: Send + Sync {
     /// As the system says.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// The names in a folder, sorted.
+    /// The names in a folder (names alone, no paths), sorted.
     ///
     /// # Errors
     /// As the system says.
@@ -99,4 +105,167 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// As the system says.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+}
+
+/// The disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealStorage;
+
+#[derive(Debug)]
+struct RealFile(fs::File);
+
+#[derive(Debug)]
+struct RealLock {
+    // The lock goes with the handle; `unlock` is not needed.
+    _file: fs::File,
+}
+
+impl Lock for RealLock {}
+
+impl File for RealFile {
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, at)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, at)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+impl Storage for RealStorage {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(RealFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        Ok(Arc::new(RealFile(options.mode(FILE_MODE).open(path)?)))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        // The parent of a relative path of one name is the empty path: the current folder.
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        self.create_dir_all(parent)?;
+        match DirBuilder::new().mode(DIR_MODE).create(path) {
+            // Another process was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other?,
+        }
+        self.sync_dir(parent)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let names = fs::read_dir(dir)?.map(|entry| Ok(PathBuf::from(entry?.file_name())));
+        let mut names = names.collect::<io::Result<Vec<_>>>()?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        fs::exists(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.mode(FILE_MODE).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Data of users must not be readable by others, whatever the umask.
+    #[test]
+    fn files_and_folders_are_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        RealStorage.create_dir_all(&inner).unwrap();
+        RealStorage.create(&inner.join("file")).unwrap();
+        let _lock = RealStorage.lock(&inner.join("lock")).unwrap().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&dir.path().join("a")), DIR_MODE);
+        assert_eq!(mode(&inner), DIR_MODE);
+        assert_eq!(mode(&inner.join("file")), FILE_MODE);
+        assert_eq!(mode(&inner.join("lock")), FILE_MODE);
+        assert_eq!(
+            RealStorage.list(&inner).unwrap(),
+            [PathBuf::from("file"), PathBuf::from("lock")]
+        );
+    }
+
+    /// The errors that callers tell apart by their kind.
+    #[test]
+    fn errors_have_the_kinds_that_are_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert_eq!(
+            RealStorage.open(&path).err().unwrap().kind(),
+            io::ErrorKind::NotFound
+        );
+        let file = RealStorage.create(&path).unwrap();
+        assert_eq!(
+            RealStorage.create(&path).err().unwrap().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        file.write_all_at(b"abc", 2).unwrap();
+        assert_eq!(file.size().unwrap(), 5);
+        let mut bytes = [1; 5];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"\0\0abc");
+        let short = file.read_exact_at(&mut bytes, 1).err().unwrap();
+        assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// A lock is held by one handle, within one process too, and goes with it.
+    #[test]
+    fn a_lock_is_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = RealStorage.lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(RealStorage.lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(RealStorage.lock(&path).unwrap().is_some());
+    }
 }
