@@ -265,3 +265,39 @@ impl<'a> Window<'a> {
 fn low_half(sequence: u64) -> u32 {
     sequence as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: memory follows from N (promise 9): the table has an entry for each key that
+    /// holds and no other, however many were forgotten, superseded or restored over.
+    #[test]
+    fn the_table_has_an_entry_for_each_key_that_holds_and_no_other() {
+        let key_count = 8;
+        let rules = Rules {
+            key_count,
+            ..Rules::CURRENT
+        };
+        // Every key comes again after five others, so that it supersedes itself in the queue.
+        let key = |number: u64| RememberedKey {
+            fingerprint: Fingerprint([u8::try_from(number % 5 + number / 50 * 5).unwrap(); 16]),
+            at: EventTime::from_millis(number),
+            interaction: InteractionType::View,
+        };
+        let mut keys = RememberedKeys::new(rules);
+        for number in 0..1_000 {
+            keys.remember(key(number));
+            if number % 70 == 69 {
+                keys.restore_from(number, [key(number)]);
+            }
+            let last = (keys.first_sequence()..keys.next_sequence()).map(key);
+            let distinct: std::collections::BTreeSet<_> = last.map(|k| k.fingerprint.0).collect();
+            assert_eq!(keys.latest.len(), distinct.len());
+            assert_eq!(keys.holding().count(), distinct.len());
+            // The later one counts.
+            assert_eq!(keys.holding().last(), Some((number, &key(number))));
+            assert!(keys.recent.capacity() <= key_count as usize);
+        }
+    }
+}
