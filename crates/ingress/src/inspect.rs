@@ -447,3 +447,55 @@ pub fn resources(
     }
     Ok(out.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(value: &[u8]) -> String {
+        let mut batch = Batch::new();
+        batch.push(3, 17, 0, b"ai_note:15", value);
+        let mut line = Vec::new();
+        for record in batch.iter() {
+            write_record(&mut line, record).unwrap();
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Protects the event as it stands in the log, fields of later versions included.
+    #[test]
+    fn an_event_is_shown_as_it_stands_in_the_log() {
+        let event = r#"{"v":1,"id":"0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f","at":"2026-11-24T03:50:12.345Z","user":"1","resource_type":"ai_note","resource_id":15,"interaction_type":"bookmark","later":1}"#;
+        let wanted = format!("{{\"partition\":3,\"offset\":17,\"event\":{event}}}\n");
+        assert_eq!(line(event.as_bytes()), wanted);
+        // Another writer may have put line breaks into it.
+        let spread = format!("\r\n{}\n", event.replace(',', ",\n "));
+        let shown = line(spread.as_bytes());
+        assert_eq!(shown.matches('\n').count(), 1);
+        let (shown, wanted): (serde_json::Value, serde_json::Value) = (
+            serde_json::from_str(&shown).unwrap(),
+            serde_json::from_str(&wanted).unwrap(),
+        );
+        assert_eq!(shown, wanted);
+    }
+
+    /// Protects the bytes of what is no event: they can be had back.
+    #[test]
+    fn what_is_no_event_is_shown_with_its_bytes() {
+        for bytes in [&b"\xff\xfe\n"[..], b"", b"{}", br#"{"v":99}"#, b"[1,\n2]"] {
+            let shown: serde_json::Value = serde_json::from_str(&line(bytes)).unwrap();
+            assert_eq!(
+                (&shown["partition"], &shown["offset"]),
+                (&3.into(), &17.into())
+            );
+            assert!(
+                shown["error"]
+                    .as_str()
+                    .is_some_and(|error| !error.is_empty())
+            );
+            let raw = shown["raw_base64"].as_str().unwrap();
+            assert_eq!(STANDARD.decode(raw).unwrap(), bytes);
+            assert!(shown.get("event").is_none());
+        }
+    }
+}

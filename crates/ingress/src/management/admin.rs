@@ -238,8 +238,11 @@ async fn change_resources(
     }
 }
 
-/// Blocks until the catalogue has the change.
-fn apply(
+/// Makes a change; blocks until the catalogue has it.
+///
+/// # Errors
+/// Where the log of the catalogue does not take it.
+pub fn apply(
     catalogue: &Catalogue,
     action: ResourceAction,
     resources: &[Resource],

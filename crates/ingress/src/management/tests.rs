@@ -1,1 +1,139 @@
+//! The management API of a server that is still opening its log: what probes and people see.
 
+use actix_web::body::to_bytes;
+use actix_web::http::StatusCode;
+use actix_web::test::{TestRequest, call_service, init_service};
+
+use super::*;
+
+async fn ask(management: &Arc<Management>, request: TestRequest) -> (StatusCode, String, String) {
+    let bound = "127.0.0.1:8081".parse().unwrap();
+    let app = App::new()
+        .app_data(web::Data::from(Arc::clone(management)))
+        .configure(health::routes)
+        .service(admin::routes(bound))
+        .default_service(web::to(not_found));
+    let app = init_service(app).await;
+    let answer = call_service(&app, request.to_request()).await;
+    let content_type = answer.headers().get("content-type");
+    let content_type = content_type
+        .map_or("", |value| value.to_str().unwrap())
+        .to_owned();
+    let status = answer.status();
+    let body = to_bytes(answer.into_body()).await.ok().unwrap();
+    (
+        status,
+        content_type,
+        String::from_utf8(body.to_vec()).unwrap(),
+    )
+}
+
+fn starting() -> Arc<Management> {
+    Management::new(Registry::new(), Duration::from_secs(10)).unwrap()
+}
+
+fn get(uri: &str) -> TestRequest {
+    TestRequest::get().uri(uri)
+}
+
+fn local(uri: &str) -> TestRequest {
+    let peer = "127.0.0.1:5000".parse().unwrap();
+    get(uri)
+        .peer_addr(peer)
+        .insert_header(("host", "127.0.0.1:8081"))
+}
+
+/// Protects a server with a long replay from being killed by its liveness probe, and from
+/// getting requests too early.
+#[actix_web::test]
+async fn a_starting_server_is_alive_and_not_ready_and_says_why() {
+    let management = starting();
+    let (status, _, body) = ask(&management, get("/livez")).await;
+    assert_eq!(
+        (status, body.as_str()),
+        (StatusCode::OK, r#"{"status":"alive"}"#)
+    );
+    management.opening("opening the log");
+    let (status, content_type, body) = ask(&management, get("/readyz")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(content_type, "application/json");
+    assert_eq!(
+        body,
+        r#"{"status":"not_ready","reasons":[{"code":"starting","detail":"opening the log"}]}"#
+    );
+    management.drain();
+    let (_, _, body) = ask(&management, get("/readyz")).await;
+    assert!(body.contains(r#"[{"code":"draining","#), "{body}");
+}
+
+/// Protects the format that Prometheus reads, and the gauge that alerts look at.
+#[actix_web::test]
+async fn metrics_are_prometheus_text_from_the_start() {
+    let management = starting();
+    let _ = ask(&management, get("/readyz")).await;
+    let (status, content_type, body) = ask(&management, get("/metrics")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(
+        body.contains("# TYPE tally_ready gauge\ntally_ready 0\n"),
+        "{body}"
+    );
+}
+
+/// Protects administration behind the guard: each route, not only one of them.
+#[actix_web::test]
+async fn every_admin_route_is_guarded() {
+    let management = starting();
+    let routes = [
+        "/admin/log/cat",
+        "/admin/log/info",
+        "/admin/log/check",
+        "/admin/state/cat",
+        "/admin/state/info",
+        "/admin/resources",
+        "/admin/nothing",
+    ];
+    for route in routes {
+        let stranger = get(route).peer_addr("10.0.0.1:5000".parse().unwrap());
+        let refused = ask(&management, stranger.insert_header(("host", "localhost"))).await;
+        assert_eq!(refused.0, StatusCode::FORBIDDEN, "{route}");
+        let page = local(route).insert_header(("origin", "https://evil.example"));
+        assert_eq!(
+            ask(&management, page).await.0,
+            StatusCode::FORBIDDEN,
+            "{route}"
+        );
+        let wanted = if route == "/admin/nothing" {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        assert_eq!(ask(&management, local(route)).await.0, wanted, "{route}");
+    }
+}
+
+/// Protects whoever mistypes a query or a body: refused with a reason, nothing is done.
+#[actix_web::test]
+async fn a_wrong_query_or_body_is_a_bad_request() {
+    let management = starting();
+    for query in ["partition=x", "from=3", "unknown=1", "follow=maybe"] {
+        let (status, _, body) = ask(&management, local(&format!("/admin/log/cat?{query}"))).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(body.starts_with(r#"{"detail":"#), "{body}");
+    }
+    let bodies = [
+        "",
+        "{",
+        r#"{"action":"drop","resources":[]}"#,
+        r#"{"action":"add","resources":[{"resource_type":"x","resource_id":1}]}"#,
+        r#"{"action":"add","resources":[{"resource_type":"quest","resource_id":-1}]}"#,
+    ];
+    for body in bodies {
+        let request = local("/admin/resources")
+            .method(actix_web::http::Method::POST)
+            .insert_header(("content-type", "application/json"))
+            .set_payload(body);
+        let (status, _, _) = ask(&management, request).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    }
+}

@@ -1,0 +1,77 @@
+//! What a command works on: the server that holds the data folder, or the folder itself.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tally_ingress::catalogue::Catalogue;
+use tally_log::EventLog;
+use tally_log::storage::RealStorage;
+use tally_projector::Projector;
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::data_dir::{self, Access, HeldDir};
+use crate::failure::Failure;
+use crate::serve::open;
+
+/// Where the data are.
+pub(crate) enum Folder {
+    /// With a server.
+    Server(Client),
+    /// Here, held by this process.
+    Opened(Opened),
+}
+
+/// A folder that this process has opened.
+pub(crate) struct Opened {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) catalogue_log: Arc<dyn EventLog>,
+    registry: Registry,
+    // Let go of last.
+    held: HeldDir,
+}
+
+/// A command that nobody asks to stop: a signal ends it.
+pub(crate) fn never() -> bool {
+    false
+}
+
+impl Folder {
+    /// A folder with data in it.
+    pub(crate) fn existing(config: &Config) -> Result<Self, Failure> {
+        Self::of(data_dir::access_existing(&RealStorage, &config.data_dir)?, config)
+    }
+
+    /// A folder, made where it is not there.
+    pub(crate) fn made(config: &Config) -> Result<Self, Failure> {
+        Self::of(data_dir::access(&RealStorage, &config.data_dir)?, config)
+    }
+
+    fn of(access: Access, config: &Config) -> Result<Self, Failure> {
+        let held = match access {
+            Access::Server(server) => return Ok(Self::Server(Client::new(&server))),
+            Access::Held(held) => held,
+        };
+        let registry = Registry::new();
+        let logs = open::logs(config, held.path(), &registry)?;
+        Ok(Self::Opened(Opened {
+            log: logs.interactions,
+            catalogue_log: logs.catalogue,
+            registry,
+            held,
+        }))
+    }
+}
+
+impl Opened {
+    /// The state, which folds the tail of the log by itself. Nothing is written down when it is
+    /// dropped.
+    pub(crate) fn projector(&self, config: &Config) -> Result<Projector, Failure> {
+        open::projector(config, self.held.path(), &self.log, &self.registry)
+    }
+
+    /// The catalogue.
+    pub(crate) fn catalogue(&self, config: &Config) -> Result<Catalogue, Failure> {
+        open::catalogue(config, &self.catalogue_log)
+    }
+}

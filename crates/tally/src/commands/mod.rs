@@ -1,0 +1,41 @@
+//! One file per command. Each takes its arguments and the settings, and says what came of it on
+//! standard output.
+//!
+//! Commands on logs and state go through the server that holds the data folder, or open it
+//! themselves ([`folder`]); what they print is the same.
+
+pub(crate) mod bench;
+pub(crate) mod config;
+pub(crate) mod folder;
+pub(crate) mod keys;
+pub(crate) mod log;
+pub(crate) mod resources;
+pub(crate) mod serve;
+pub(crate) mod state;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::logging;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let command = cli.command.unwrap_or(Command::Serve(serve::ServeArgs {}));
+    let (config, sources) =
+        Config::load(cli.global.config.as_deref(), cli.global.data_dir.as_deref())?;
+    if !matches!(command, Command::Serve(_)) {
+        logging::start_quiet();
+    }
+    match command {
+        Command::Serve(args) => return serve::run(&args, &config),
+        Command::Bench(args) => return bench::run(&args, &config),
+        Command::Keys(command) => keys::run(&command, &config)?,
+        Command::Resources(command) => resources::run(&command, &config)?,
+        Command::Log(command) => log::run(&command, &config)?,
+        Command::State(command) => state::run(&command, &config)?,
+        Command::Config(command) => config::run(&command, &config, &sources)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
