@@ -127,7 +127,9 @@ fn a_running_server_picks_up_keys_that_come_and_go() {
 
 #[test]
 fn no_secret_is_written_anywhere() {
-    let folder = Folder::new().with("TALLY__LOGGING__LEVEL", "debug");
+    let folder = Folder::new()
+        .with("TALLY__LOGGING__LEVEL", "debug")
+        .with("TALLY__LOG__SEGMENT_SIZE", "4 MiB");
     let key = create_key(&folder, "someone");
     let guess = "a-secret-of-another-service-sent-here-by-mistake";
     let server = folder.start();

@@ -70,8 +70,8 @@ pub(crate) struct Management {
 pub(crate) struct Log {
     pub(crate) kind: LogKind,
     pub(crate) partitions: Whole<1, 1_024>,
-    pub(crate) segment_size: Size<{ 4 << 20 }, { 4 << 30 }>,
-    pub(crate) max_queued: Size<{ 4 << 20 }, { 4 << 30 }>,
+    pub(crate) segment_size: Size<{ 64 << 10 }, { 2 << 30 }>,
+    pub(crate) max_queued: Size<{ 2 << 20 }, { 4 << 30 }>,
 }
 
 /// Which implementation of the log.
