@@ -17,8 +17,8 @@ use tally_log::storage::Storage;
 use crate::error::StateError;
 use crate::identity::Identity;
 use crate::metrics::unix_seconds;
-use crate::projector::{Shared, Slot};
 use crate::redo::{Redo, RedoFile};
+use crate::shared::{Shared, Slot};
 use crate::store::layout::{self, Place};
 
 /// What a checkpoint wrote.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tally_domain::{Counters, Digest, Offset, Partition, Resource, Toggles, UserId};
 
 use crate::error::StateError;
-use crate::projector::{Shared, Slot};
+use crate::shared::{Shared, Slot};
 use crate::store::{StoreError, layout};
 
 /// The whole state.

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod metrics;
 pub mod projector;
 pub mod redo;
+mod shared;
 pub mod store;
 pub mod waiters;
 pub mod worker;

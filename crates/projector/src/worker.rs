@@ -13,7 +13,7 @@ use tally_log::{Batch, BatchRecord, LogReader, ReadError};
 
 use crate::error::StateError;
 use crate::metrics::unix_seconds;
-use crate::projector::{Shared, Slot};
+use crate::shared::{Shared, Slot};
 use crate::waiters::{Deliveries, EventFate};
 
 /// How long a read waits for records before the worker looks whether it shall end.
