@@ -1,13 +1,9 @@
-//! Values that know their own range, so that an impossible one never gets past the parser. What
-//! is valid stands in the type, and so in every error.
+//! Numbers, times and sizes. What is valid stands in the type, and so in every error.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use figment::value::Value;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
@@ -24,19 +20,6 @@ pub(crate) struct Span<const MIN: u64, const MAX: u64>(u64);
 /// bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size<const MIN: u64, const MAX: u64>(u64);
-
-/// A text that no log line, error or debug output shows.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-/// A list of texts: an array, or one text with commas, as it comes from the environment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub(crate) struct Texts(Vec<String>);
-
-/// Settings handed on to a library, by its own names with dots. All values are secrets, since
-/// some are.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub(crate) struct Properties(BTreeMap<String, Secret>);
 
 impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
     /// The number.
@@ -77,44 +60,6 @@ impl<const MIN: u64, const MAX: u64> Size<MIN, MAX> {
     #[must_use]
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
-impl Secret {
-    /// The text itself. Never log it.
-    #[must_use]
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what needs a secret is not built yet")
-    )]
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    /// A text that must not be shown.
-    #[must_use]
-    pub(crate) fn new(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"***\"")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
-
-impl Texts {
-    /// The texts.
-    #[must_use]
-    pub(crate) fn as_slice(&self) -> &[String] {
-        &self.0
     }
 }
 
@@ -347,137 +292,6 @@ impl<const MIN: u64, const MAX: u64> Serialize for Size<MIN, MAX> {
     }
 }
 
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextsVisitor;
-
-        impl<'de> Visitor<'de> for TextsVisitor {
-            type Value = Texts;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of texts, or texts with commas between them")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Texts, E> {
-                let parts = text.split(',').map(str::trim);
-                Ok(Texts(
-                    parts
-                        .filter(|part| !part.is_empty())
-                        .map(str::to_owned)
-                        .collect(),
-                ))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Texts, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = seq.next_element()? {
-                    texts.push(text);
-                }
-                Ok(Texts(texts))
-            }
-        }
-
-        deserializer.deserialize_any(TextsVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for Properties {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // `security.protocol = "ssl"` without quotes around the name nests in TOML, and so does
-        // TALLY__KAFKA__PROPERTIES__SECURITY__PROTOCOL: it is the same property.
-        fn flatten(name: &str, value: &Value, into: &mut BTreeMap<String, Secret>) -> bool {
-            let text = match value {
-                Value::Dict(_, dict) => {
-                    return dict
-                        .iter()
-                        .all(|(key, value)| flatten(&join(name, key), value, into));
-                }
-                Value::String(_, text) => text.clone(),
-                Value::Char(_, char) => char.to_string(),
-                Value::Bool(_, bool) => bool.to_string(),
-                Value::Num(_, number) => match (number.to_u128(), number.to_i128()) {
-                    (Some(number), _) => number.to_string(),
-                    (None, Some(number)) => number.to_string(),
-                    (None, None) => return false,
-                },
-                Value::Empty(..) | Value::Array(..) => return false,
-            };
-            into.insert(name.to_owned(), Secret::new(text));
-            true
-        }
-
-        let mut properties = BTreeMap::new();
-        for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
-            if !flatten(&name, &value, &mut properties) {
-                // The value is not shown: it may be a secret.
-                let why =
-                    format_args!("property {name} is not a text, a whole number, true or false");
-                return Err(de::Error::custom(why));
-            }
-        }
-        Ok(Self(properties))
-    }
-}
-
-fn join(name: &str, key: &str) -> String {
-    format!("{name}.{key}")
-}
-
-/// Reads an address to listen on.
-pub(crate) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text: String = text(deserializer)?;
-    text.parse().map_err(|_| {
-        de::Error::custom(format_args!(
-            "{text:?} is not an address; valid are an IP address and a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\""
-        ))
-    })
-}
-
-/// Reads a text that looks like something else in the environment: a folder called `2026` is a
-/// number there.
-pub(crate) fn text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr,
-    T::Err: fmt::Display,
-{
-    struct TextVisitor;
-
-    impl Visitor<'_> for TextVisitor {
-        type Value = String;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text")
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
-            Ok(text.to_owned())
-        }
-        fn visit_bool<E: de::Error>(self, value: bool) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-        fn visit_u64<E: de::Error>(self, value: u64) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-        fn visit_i64<E: de::Error>(self, value: i64) -> Result<String, E> {
-            Ok(value.to_string())
-        }
-    }
-
-    let text = deserializer.deserialize_any(TextVisitor)?;
-    text.parse()
-        .map_err(|error| de::Error::custom(format_args!("{text:?} is not valid: {error}")))
-}
-
-/// As [`text()`], where the setting may be absent.
-pub(crate) fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr,
-    T::Err: fmt::Display,
-{
-    text(deserializer).map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -560,14 +374,5 @@ mod tests {
             let size: Body = Size(bytes);
             assert_eq!(size.to_string().parse(), Ok(size));
         }
-    }
-
-    /// Guards that a secret is not shown by accident.
-    #[test]
-    fn a_secret_shows_nothing_of_itself() {
-        let secret = Secret::new("hunter2".to_owned());
-        assert_eq!(format!("{secret:?}"), "\"***\"");
-        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"***\"");
-        assert_eq!(secret.reveal(), "hunter2");
     }
 }

@@ -1,6 +1,4 @@
-//! Logs and state as text, for people and for proofs: one line of JSON for each thing. The same
-//! code runs behind the management API of a running server and in a command that opens the folder
-//! itself, so both say the same.
+//! The records of a log, and what it is.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -8,43 +6,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use tally_domain::{
-    Counters, Digest, FOLD_VERSION, LogId, Offset, Partition, Position, Resource, ResourceId,
-    ResourceType, decode,
-};
-use tally_log::{Batch, BatchRecord, EventLog, LogHealth, ReadError};
-use tally_projector::{Projector, StateDump, StateError};
+use tally_domain::{LogId, Offset, Partition, Position, decode};
+use tally_log::{Batch, BatchRecord, EventLog, LogHealth};
+
+use super::{InspectError, write_line};
 
 /// How long a reader waits before it looks whether it shall stop.
 const STEP: Duration = Duration::from_millis(100);
-
-/// Why not everything was written.
-#[derive(Debug, thiserror::Error)]
-pub enum InspectError {
-    /// The log can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The state can't be read.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// Nobody takes what is written, or it can't be written.
-    #[error("the output can't be written: {0}")]
-    Write(#[from] io::Error),
-    /// The log has fewer partitions.
-    #[error("the log has no partition {partition}; valid are 0 to {last}")]
-    NoSuchPartition {
-        /// What was asked for.
-        partition: Partition,
-        /// The highest there is.
-        last: Partition,
-    },
-    /// The fold has stopped, so the state never gets to where the log is.
-    #[error("the state does not include the end of the log: {0}")]
-    Behind(String),
-    /// Asked to stop.
-    #[error("stopped before the end: the server is stopping")]
-    Stopped,
-}
 
 /// Which part of a log to write.
 #[derive(Debug, Clone, Copy, Default)]
@@ -178,11 +146,6 @@ fn write_undecodable(line: &mut Vec<u8>, record: BatchRecord<'_>, error: &str) -
     )
 }
 
-fn write_line(out: &mut (impl Write + ?Sized), value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
-    out.write_all(b"\n")
-}
-
 #[derive(Serialize)]
 struct LogLine<'a> {
     log: &'a str,
@@ -285,166 +248,6 @@ pub fn log_check(
             bytes,
         },
     )?;
-    Ok(out.flush()?)
-}
-
-/// A copy of the state that includes everything the log holds now.
-///
-/// # Errors
-/// [`InspectError::Behind`] where the fold has stopped.
-pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
-    let head = projector.log().head()?;
-    loop {
-        let status = projector.status();
-        let mut both = status.partitions.iter().zip(&head);
-        if both.all(|(partition, head)| partition.next_offset >= *head) {
-            return Ok(projector.dump()?);
-        }
-        if let Some(why) = status.failure {
-            return Err(InspectError::Behind(why));
-        }
-        if stop() {
-            return Err(InspectError::Stopped);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-#[derive(Serialize)]
-struct StateLine<T> {
-    state: T,
-}
-
-#[derive(Serialize)]
-struct StateHead<'a> {
-    positions: &'a [Offset],
-    digest: Text<Digest>,
-}
-
-/// Serialised as it is displayed.
-struct Text<T>(T);
-
-impl<T: std::fmt::Display> Serialize for Text<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-#[derive(Serialize)]
-struct CountersLine {
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-    counters: Counters,
-}
-
-#[derive(Serialize)]
-struct TogglesLine<'a> {
-    user: &'a str,
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-    liked: bool,
-    bookmarked: bool,
-}
-
-/// Writes the state: a first line with positions and digest, then a line for each resource that
-/// has events, or for each user with something set.
-///
-/// # Errors
-/// [`InspectError::Write`].
-pub fn state_cat(dump: &StateDump, toggles: bool, out: &mut dyn Write) -> Result<(), InspectError> {
-    let head = StateHead {
-        positions: &dump.positions,
-        digest: Text(dump.digest),
-    };
-    write_line(out, &StateLine { state: head })?;
-    if toggles {
-        for (Resource { kind, id }, user, set) in &dump.toggles {
-            let line = TogglesLine {
-                user: user.as_str(),
-                resource_type: *kind,
-                resource_id: *id,
-                liked: set.liked,
-                bookmarked: set.bookmarked,
-            };
-            write_line(out, &line)?;
-        }
-    } else {
-        for (Resource { kind, id }, counters) in &dump.counters {
-            let (resource_type, resource_id) = (*kind, *id);
-            write_line(
-                out,
-                &CountersLine {
-                    resource_type,
-                    resource_id,
-                    counters: *counters,
-                },
-            )?;
-        }
-    }
-    Ok(out.flush()?)
-}
-
-#[derive(Serialize)]
-struct StateSummary<'a> {
-    log: LogId,
-    partitions: u32,
-    fold_version: u32,
-    positions: &'a [Offset],
-    digest: Text<Digest>,
-    resources: usize,
-    toggles: usize,
-    remembered_keys: u64,
-    dead_letters: u64,
-}
-
-/// Writes the state's summary, one line.
-///
-/// # Errors
-/// [`InspectError::Write`].
-pub fn state_info(
-    log: &dyn EventLog,
-    dump: &StateDump,
-    out: &mut dyn Write,
-) -> Result<(), InspectError> {
-    let identity = log.identity();
-    let summary = StateSummary {
-        log: identity.id,
-        partitions: identity.partitions,
-        fold_version: FOLD_VERSION,
-        positions: &dump.positions,
-        digest: Text(dump.digest),
-        resources: dump.counters.len(),
-        toggles: dump.toggles.len(),
-        remembered_keys: dump.remembered_keys,
-        dead_letters: dump.dead_letters,
-    };
-    write_line(out, &StateLine { state: summary })?;
-    Ok(out.flush()?)
-}
-
-#[derive(Serialize)]
-struct ResourceLine {
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-}
-
-/// Writes resources, a line for each.
-///
-/// # Errors
-/// [`InspectError::Write`].
-pub fn resources(
-    resources: impl IntoIterator<Item = Resource>,
-    out: &mut dyn Write,
-) -> Result<(), InspectError> {
-    for Resource { kind, id } in resources {
-        write_line(
-            out,
-            &ResourceLine {
-                resource_type: kind,
-                resource_id: id,
-            },
-        )?;
-    }
     Ok(out.flush()?)
 }
 

@@ -1,0 +1,78 @@
+//! Logs and state as text, for people and for proofs: one line of JSON for each thing. The same
+//! code runs behind the management API of a running server and in a command that opens the folder
+//! itself, so both say the same.
+//!
+//! - `log`: records, and what a log is
+//! - `state`: counters, toggles, and the summary
+
+mod log;
+mod state;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use tally_domain::{Partition, Resource, ResourceId, ResourceType};
+use tally_log::ReadError;
+use tally_projector::StateError;
+
+pub use log::{LogCat, log_cat, log_check, log_info};
+pub use state::{dump, state_cat, state_info};
+
+/// Why not everything was written.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state can't be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Nobody takes what is written, or it can't be written.
+    #[error("the output can't be written: {0}")]
+    Write(#[from] io::Error),
+    /// The log has fewer partitions.
+    #[error("the log has no partition {partition}; valid are 0 to {last}")]
+    NoSuchPartition {
+        /// What was asked for.
+        partition: Partition,
+        /// The highest there is.
+        last: Partition,
+    },
+    /// The fold has stopped, so the state never gets to where the log is.
+    #[error("the state does not include the end of the log: {0}")]
+    Behind(String),
+    /// Asked to stop.
+    #[error("stopped before the end: the server is stopping")]
+    Stopped,
+}
+
+fn write_line(out: &mut (impl Write + ?Sized), value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+#[derive(Serialize)]
+struct ResourceLine {
+    resource_type: ResourceType,
+    resource_id: ResourceId,
+}
+
+/// Writes resources, a line for each.
+///
+/// # Errors
+/// [`InspectError::Write`].
+pub fn resources(
+    resources: impl IntoIterator<Item = Resource>,
+    out: &mut dyn Write,
+) -> Result<(), InspectError> {
+    for Resource { kind, id } in resources {
+        write_line(
+            out,
+            &ResourceLine {
+                resource_type: kind,
+                resource_id: id,
+            },
+        )?;
+    }
+    Ok(out.flush()?)
+}
