@@ -4,10 +4,11 @@
 //! - [`batch`]: how records come out of a log
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`storage`]: the narrow seam through which every file is touched
-//! - [`conformance`]: the suite that every implementation must pass
 
 pub mod batch;
 pub mod contract;
+pub mod embedded;
+mod metrics;
 pub mod storage;
 
 pub use batch::{Batch, BatchRecord};
@@ -15,3 +16,4 @@ pub use contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
     ReadError,
 };
+pub use metrics::LogMetrics;

@@ -202,10 +202,4 @@ impl Walk {
         }
         Ok((None, written))
     }
-
-    /// Goes on at a group that [`search`](Self::search) found, from these next offsets.
-    pub(crate) fn resume(&mut self, place: u64, next: Vec<Offset>) {
-        self.place = place;
-        self.next = next;
-    }
 }

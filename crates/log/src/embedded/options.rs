@@ -56,7 +56,10 @@ impl EmbeddedOptions {
         if !(least..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes) {
             return wrong(
                 "segment_bytes",
-                format!("{least} to {MAX_SEGMENT_BYTES} with {} partitions", self.partitions),
+                format!(
+                    "{least} to {MAX_SEGMENT_BYTES} with {} partitions",
+                    self.partitions
+                ),
             );
         }
         if !(MIN_GROUP_BYTES..=MAX_GROUP_BYTES).contains(&self.max_group_bytes) {

@@ -58,7 +58,6 @@ struct Opening<'a> {
     storage: &'a dyn Storage,
     dir: &'a Path,
     partitions: u32,
-    segment_bytes: u64,
 }
 
 /// The last segment as it was found.
@@ -89,32 +88,11 @@ pub(crate) fn open(
         storage,
         dir,
         partitions: options.partitions,
-        segment_bytes: options.segment_bytes,
     };
     let names = storage.list(dir).map_err(OpenError::io("listed", dir))?;
     let numbers = opening.numbers(&names)?;
     let mut recovery = Recovery::default();
-    let identity = match identity::read(storage, dir)? {
-        Some(found) if found.partitions == options.partitions => found,
-        Some(found) => {
-            return Err(OpenError::PartitionsDiffer {
-                dir: dir.to_owned(),
-                wanted: options.partitions,
-                actual: found.partitions,
-            });
-        }
-        None if numbers.is_empty() => {
-            recovery.created = true;
-            identity::create(storage, dir, options.partitions)?
-        }
-        None => {
-            return Err(OpenError::damaged(
-                &dir.join(identity::FILE),
-                0,
-                "the file is not there, and segments are",
-            ));
-        }
-    };
+    let identity = opening.identity(numbers.is_empty(), &mut recovery)?;
     let mut headers = Vec::new();
     let mut sealed_bytes = 0;
     let mut last_file = None;
@@ -152,8 +130,8 @@ pub(crate) fn open(
         base: heads.clone(),
     };
     let path = segment::path_of(dir, number);
-    let (info, file) = segment::create(storage, dir, &header, options.segment_bytes)
-        .map_err(failed(&path))?;
+    let (info, file) =
+        segment::create(storage, dir, &header, options.segment_bytes).map_err(failed(&path))?;
     headers.push(info);
     Ok(Opened {
         identity,
@@ -167,6 +145,27 @@ pub(crate) fn open(
 }
 
 impl Opening<'_> {
+    /// Reads which log this is, and makes it where there is nothing.
+    fn identity(&self, empty: bool, recovery: &mut Recovery) -> Result<LogIdentity, OpenError> {
+        match identity::read(self.storage, self.dir)? {
+            Some(found) if found.partitions == self.partitions => Ok(found),
+            Some(found) => Err(OpenError::PartitionsDiffer {
+                dir: self.dir.to_owned(),
+                wanted: self.partitions,
+                actual: found.partitions,
+            }),
+            None if empty => {
+                recovery.created = true;
+                identity::create(self.storage, self.dir, self.partitions)
+            }
+            None => Err(OpenError::damaged(
+                &self.dir.join(identity::FILE),
+                0,
+                "the file is not there, and segments are",
+            )),
+        }
+    }
+
     /// The segments' numbers, which have no holes.
     fn numbers(&self, names: &[PathBuf]) -> Result<Vec<u64>, OpenError> {
         let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();

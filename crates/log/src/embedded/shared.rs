@@ -42,6 +42,12 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// The first offset of every partition.
+    pub(crate) fn first(&self) -> &[Offset] {
+        let first = self.segments.first();
+        first.map_or(&self.heads, |first| &first.base)
+    }
+
     /// Bytes of the log, without what is only allocated ahead.
     pub(crate) fn bytes(&self) -> u64 {
         self.sealed_bytes.saturating_add(self.synced.place)

@@ -28,12 +28,6 @@ impl Window {
         }
     }
 
-    /// Goes on with another file, in the same memory.
-    pub(crate) fn replace_file(&mut self, file: Arc<dyn File>) {
-        self.file = file;
-        self.filled = 0;
-    }
-
     pub(crate) fn file(&self) -> &Arc<dyn File> {
         &self.file
     }
@@ -62,7 +56,10 @@ impl Window {
 
     fn fill(&mut self, at: u64, need: usize, left: u64) -> io::Result<()> {
         // CHUNK where there is as much before the limit, and never less than what is needed.
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK).max(need);
+        let want = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(CHUNK)
+            .max(need);
         self.filled = 0;
         if self.buffer.len() < want {
             self.buffer.resize(want, 0);

@@ -255,13 +255,20 @@ impl Writer {
         let len = bytes.len() as u64;
         let started = Instant::now();
         if let Err(error) = active.file.write_all_at(bytes, place) {
-            return Err(discard(active.file.as_ref(), place, self.segment_bytes, &error));
+            return Err(discard(
+                active.file.as_ref(),
+                place,
+                self.segment_bytes,
+                &error,
+            ));
         }
         if let Err(error) = active.file.sync_data() {
             return Err(Failed::unknown(format!("the sync failed: {error}")));
         }
         let metrics = &self.shared.metrics;
-        metrics.sync_duration.observe(started.elapsed().as_secs_f64());
+        metrics
+            .sync_duration
+            .observe(started.elapsed().as_secs_f64());
         active.place = place + len;
         active.records += records as u64;
         active.groups += 1;
@@ -292,7 +299,9 @@ impl Writer {
         metrics.appended_bytes.inc_by(len);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         metrics.group_records.observe(records as f64);
-        metrics.size_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        metrics
+            .size_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Goes on to a new segment where this one has no room.
@@ -356,7 +365,9 @@ impl Writer {
         drop(state);
         shared.moved.notify_all();
         let metrics = &shared.metrics;
-        metrics.segments.set(i64::try_from(segments).unwrap_or(i64::MAX));
+        metrics
+            .segments
+            .set(i64::try_from(segments).unwrap_or(i64::MAX));
         Ok(Active {
             file,
             number,
@@ -520,10 +531,7 @@ fn refuse(mut append: Pending, error: &AppendError) {
 }
 
 /// Calls back. A callback that panics is a bug of whoever made it, and no reason to stop the log.
-fn acknowledge(
-    done: crate::contract::AppendDone,
-    results: Vec<Result<Offset, AppendError>>,
-) {
+fn acknowledge(done: crate::contract::AppendDone, results: Vec<Result<Offset, AppendError>>) {
     if catch_unwind(AssertUnwindSafe(|| done(results))).is_err() {
         tracing::error!("a callback of an append panicked");
     }
