@@ -4,8 +4,11 @@
 //! - [`batch`]: how records come out of a log
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`storage`]: the narrow seam through which every file is touched
+//! - `conformance`: the suite that every implementation must pass, behind the feature of that name
 
 pub mod batch;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod contract;
 pub mod embedded;
 mod metrics;

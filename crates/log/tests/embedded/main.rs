@@ -1,0 +1,4 @@
+//! What the embedded log promises.
+
+#[cfg(test)]
+mod conformance;
