@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -15,8 +15,7 @@ use tally_domain::Offset;
 use tally_log::storage::Storage;
 
 use crate::error::StateError;
-use crate::identity::Identity;
-use crate::metrics::unix_seconds;
+use crate::identity::{DamageMark, Identity};
 use crate::redo::{Redo, RedoFile};
 use crate::shared::{Shared, Slot};
 use crate::store::layout::{self, Place};
@@ -36,6 +35,8 @@ pub struct CheckpointReport {
 struct Progress {
     /// A checkpoint that could not be written: its changes are no longer marked in the state.
     unwritten: Option<Redo>,
+    /// The number of the last checkpoint that was begun.
+    number: u64,
     next_offsets: Vec<Offset>,
 }
 
@@ -44,6 +45,10 @@ pub(crate) struct Checkpointer {
     dir: PathBuf,
     identity: Identity,
     progress: Mutex<Progress>,
+    /// How many puts of it could not be written.
+    unwritten: AtomicUsize,
+    /// The store failed or a worker died over its work: nothing may be written any more.
+    given_up: AtomicBool,
     last: Mutex<Option<Instant>>,
     wanted: Mutex<bool>,
     changed: Condvar,
@@ -54,6 +59,7 @@ impl Checkpointer {
         storage: Arc<dyn Storage>,
         dir: PathBuf,
         identity: Identity,
+        number: u64,
         next_offsets: Vec<Offset>,
     ) -> Self {
         Self {
@@ -62,8 +68,11 @@ impl Checkpointer {
             identity,
             progress: Mutex::new(Progress {
                 unwritten: None,
+                number,
                 next_offsets,
             }),
+            unwritten: AtomicUsize::new(0),
+            given_up: AtomicBool::new(false),
             last: Mutex::default(),
             wanted: Mutex::default(),
             changed: Condvar::new(),
@@ -72,6 +81,28 @@ impl Checkpointer {
 
     pub(crate) fn last(&self) -> Option<Instant> {
         *self.last.lock()
+    }
+
+    /// How many values wait that a checkpoint took and could not write.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// From now on nothing is written: what is in memory or in the store can't be trusted. What
+    /// was written before, and the log, can.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Leaves word that the state is damaged, for the next start.
+    pub(crate) fn mark_damaged(&self, what: &str) {
+        tracing::error!(
+            what,
+            "the stored state is damaged; restart to rebuild it from the log"
+        );
+        if let Err(error) = DamageMark::new(self.storage.as_ref(), &self.dir).set(what) {
+            tracing::error!(error = %error, "the damage can't be noted for the next start");
+        }
     }
 
     /// Asks the checkpoint thread to look at once.
@@ -94,46 +125,64 @@ impl Checkpointer {
     pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<CheckpointReport, StateError> {
         let started = Instant::now();
         let mut progress = self.progress.lock();
+        if self.given_up.load(Ordering::Acquire) {
+            return Err(StateError::Failed(shared.failure().unwrap_or_default()));
+        }
         // What could not be written last time comes first: newer values overwrite older ones.
-        let mut redo = progress.unwritten.take().unwrap_or_default();
+        let mut redo = match progress.unwritten.take() {
+            Some(redo) => redo,
+            None => begun(progress.number + 1),
+        };
         for ((partition, slot), done) in (0u32..).zip(&shared.slots).zip(&mut progress.next_offsets)
         {
             collect_partition(&mut redo, partition, slot, done);
         }
-        if redo.puts() > 0 {
+        let mut report = CheckpointReport {
+            puts: 0,
+            bytes: 0,
+            took: Duration::ZERO,
+        };
+        if redo.puts() > 1 {
             put(&mut redo, layout::IDENTITY, self.identity.to_value()?);
+            put(
+                &mut redo,
+                layout::ENDED,
+                layout::number_value(progress.number + 1),
+            );
+            report.puts = redo.puts();
+            report.bytes = redo.byte_len();
             if let Err(error) = self.write(shared, &redo) {
                 shared.metrics.checkpoint.errors.inc();
-                progress.unwritten = Some(redo);
+                self.keep_unwritten(&mut progress, &redo);
                 return Err(error);
             }
+            self.unwritten.store(0, Ordering::Relaxed);
+            progress.number += 1;
         }
         drop(progress);
-        let report = CheckpointReport {
-            puts: redo.puts(),
-            bytes: redo.byte_len(),
-            took: started.elapsed(),
-        };
+        report.took = started.elapsed();
         *self.last.lock() = Some(Instant::now());
-        if report.puts > 0 {
-            shared
-                .metrics
-                .checkpoint
-                .seconds
-                .observe(report.took.as_secs_f64());
-            shared.metrics.checkpoint.puts.inc_by(report.puts);
-            shared.metrics.checkpoint.bytes.inc_by(report.bytes);
-        }
-        shared.metrics.checkpoint.last.set(unix_seconds());
+        shared.metrics.checkpoint.wrote(&report);
         self.changed.notify_all();
         Ok(report)
+    }
+
+    /// Keeps the last value of each key for the next try, so that many tries that fail take no
+    /// more memory than what they would write.
+    fn keep_unwritten(&self, progress: &mut Progress, redo: &Redo) {
+        let redo = redo.last_puts();
+        let puts = usize::try_from(redo.puts()).unwrap_or(usize::MAX);
+        self.unwritten.store(puts, Ordering::Relaxed);
+        progress.unwritten = Some(redo);
     }
 
     fn write(&self, shared: &Shared, redo: &Redo) -> Result<(), StateError> {
         let file = RedoFile::new(self.storage.as_ref(), &self.dir);
         file.write(redo)?;
         if let Err(error) = redo.apply(shared.store.as_ref()) {
-            // The redo file stays: the next start opens the store anew and puts it again.
+            // The redo file stays: the next start opens the store anew and puts it again. This
+            // store would perhaps say that it is flushed the next time, and forget all the same.
+            self.give_up();
             shared.fail(
                 &[],
                 format!("the state store failed: {error}; restart to recover"),
@@ -142,6 +191,14 @@ impl Checkpointer {
         }
         file.remove()
     }
+}
+
+/// A redo that begins with the checkpoint's number, so that a store that has lost some of a
+/// checkpoint shows another number there than at the end.
+fn begun(number: u64) -> Redo {
+    let mut redo = Redo::default();
+    put(&mut redo, layout::BEGUN, layout::number_value(number));
+    redo
 }
 
 fn put(redo: &mut Redo, key: &[u8], value: Vec<u8>) {
@@ -218,7 +275,8 @@ fn collect_partition(redo: &mut Redo, partition: u32, slot: &Slot, done: &mut Of
 
 /// Writes checkpoints in time until the projector stops; the last one is the stopper's.
 pub(crate) fn run(shared: &Shared) {
-    let over = || shared.quit.load(Ordering::Acquire) || shared.stop_at.get().is_some();
+    // While the workers finish a clean stop they may still need checkpoints to go on.
+    let over = || shared.stopped();
     let checkpointer = &shared.checkpointer;
     let mut due = Instant::now() + shared.options.checkpoint_interval;
     while !over() {
@@ -229,7 +287,9 @@ pub(crate) fn run(shared: &Shared) {
             }
             *wanted = false;
         }
-        let many = shared.changed() >= shared.options.checkpoint_changes;
+        // What failed is tried again in time, not at every batch.
+        let many =
+            checkpointer.unwritten() == 0 && shared.changed() >= shared.options.checkpoint_changes;
         if over() || (Instant::now() < due && !many) {
             continue;
         }

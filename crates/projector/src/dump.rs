@@ -9,7 +9,7 @@ use crate::shared::{Shared, Slot};
 use crate::store::{StoreError, layout};
 
 /// The whole state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDump {
     /// Of every partition, the next offset the copy is as of.
     pub positions: Vec<Offset>,

@@ -69,6 +69,29 @@ pub enum OpenError {
         /// What stands there now.
         log: String,
     },
+    /// Another version of the fold wrote the state, and the log can't bring it back.
+    #[error(
+        "the state was written by another version of the fold, and can't be rebuilt since partition {partition} of the log begins at {first}. Restore a log that reaches back to 0, or run the version that wrote the state"
+    )]
+    OtherFold {
+        /// A partition that is not whole.
+        partition: Partition,
+        /// Its first offset.
+        first: Offset,
+    },
+    /// The state is damaged, and the log can't bring it back.
+    #[error(
+        "the state can't be used, and can't be rebuilt since partition {partition} of the log begins at {first}. Restore a log that reaches back to 0, or an undamaged copy of the state"
+    )]
+    Irreparable {
+        /// A partition that is not whole.
+        partition: Partition,
+        /// Its first offset.
+        first: Offset,
+        /// What is wrong with the state.
+        #[source]
+        cause: StateError,
+    },
     /// The log can't be read.
     #[error("the log can't be read to open the state")]
     Read(#[from] ReadError),
@@ -89,8 +112,8 @@ pub enum StateError {
     /// The store.
     #[error("the state store failed")]
     Store(#[from] StoreError),
-    /// The redo file.
-    #[error("the checkpoint's redo file {path} can't be {doing}")]
+    /// A file or folder of the state beside the store: mostly the redo file.
+    #[error("{path} can't be {doing}")]
     Redo {
         /// The file.
         path: String,

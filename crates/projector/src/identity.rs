@@ -1,6 +1,7 @@
 //! Whose state this is. State is used only with the log it was folded from, by the fold that
 //! folded it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ pub(crate) struct OpenedState {
     pub(crate) store: Box<dyn Store>,
     pub(crate) partitions: Vec<PartitionState>,
     pub(crate) identity: Identity,
+    /// The number of the last checkpoint.
+    pub(crate) checkpoint: u64,
     /// Whether the store held nothing.
     pub(crate) empty: bool,
 }
@@ -129,15 +132,23 @@ pub(crate) fn open_state(
             check_against(log, &opened.partitions)?;
             return Ok(opened);
         }
-        Ok(None) => "fold_version",
-        Err(OpenError::State(error @ (StateError::Damaged(_) | StateError::Store(_)))) => {
-            tracing::error!(error = %error, "the state can't be used; it is a cache of the log");
-            if let Some(first) = first_gap(log)? {
-                tracing::error!(
-                    partition = first.partition,
-                    "the log is not whole, so it can't bring the state back"
-                );
-                return Err(error.into());
+        Ok(None) => {
+            if let Some(Position { partition, offset }) = first_gap(log)? {
+                return Err(OpenError::OtherFold {
+                    partition,
+                    first: offset,
+                });
+            }
+            "fold_version"
+        }
+        Err(OpenError::State(cause @ (StateError::Damaged(_) | StateError::Store(_)))) => {
+            tracing::error!(error = %cause, "the state can't be used; it is a cache of the log");
+            if let Some(Position { partition, offset }) = first_gap(log)? {
+                return Err(OpenError::Irreparable {
+                    partition,
+                    first: offset,
+                    cause,
+                });
             }
             "damage"
         }
@@ -160,6 +171,9 @@ fn read_state(
     options: &Options,
     wanted: &Identity,
 ) -> Result<Option<OpenedState>, OpenError> {
+    if let Some(what) = DamageMark::new(storage, dir).get()? {
+        return Err(StateError::Damaged(what).into());
+    }
     let redo_file = RedoFile::new(storage, dir);
     let redo = redo_file.read()?;
     let store =
@@ -179,6 +193,11 @@ fn read_state(
             return Ok(None);
         }
     }
+    let checkpoint = last_checkpoint(&store)?;
+    if stored.is_none() != (checkpoint == 0) {
+        let what = "the state's identity or checkpoint number is missing".to_owned();
+        return Err(StateError::Damaged(what).into());
+    }
     let partitions: Result<Vec<_>, StateError> = (0..wanted.partitions)
         .map(|partition| restore(&store, partition, wanted))
         .collect();
@@ -186,8 +205,24 @@ fn read_state(
         partitions: partitions?,
         store: Box::new(store),
         identity: wanted.clone(),
+        checkpoint,
         empty: stored.is_none(),
     }))
+}
+
+/// The number of the checkpoint that the store holds, whole; 0 where there was none.
+fn last_checkpoint(store: &dyn Store) -> Result<u64, StateError> {
+    let number = |key| match store.get(key)? {
+        Some(sealed) => layout::open(key, &sealed).and_then(layout::number_from),
+        None => Ok(0),
+    };
+    let (begun, ended) = (number(layout::BEGUN)?, number(layout::ENDED)?);
+    if begun == ended {
+        Ok(ended)
+    } else {
+        let what = format!("checkpoint {begun} is not whole, the last that is has number {ended}");
+        Err(StateError::Damaged(what))
+    }
 }
 
 fn restore(
@@ -198,6 +233,12 @@ fn restore(
     let mut state = PartitionState::new(partition, identity.partitions, Rules::CURRENT);
     let key = layout::partition_key(partition);
     let Some(sealed) = store.get(&key)? else {
+        for kind in [b'c', b't', b'k', b'd'] {
+            if holds_any(store, &layout::prefix(kind, partition))? {
+                let what = format!("the place in the log of partition {partition} is missing");
+                return Err(StateError::Damaged(what));
+            }
+        }
         return Ok(state);
     };
     let place = Place::from_value(layout::open(&key, &sealed)?)?;
@@ -246,6 +287,68 @@ fn restore(
     Ok(state)
 }
 
+/// Whether the store has a key with a prefix.
+fn holds_any(store: &dyn Store, prefix: &[u8]) -> Result<bool, StateError> {
+    let mut any = false;
+    let scanned = store.scan(prefix, &mut |_, _| {
+        any = true;
+        Err(StoreError {
+            doing: "scan",
+            why: "the first key is enough".to_owned(),
+        })
+    });
+    if any {
+        return Ok(true);
+    }
+    scanned.map(|()| false).map_err(StateError::Store)
+}
+
+/// The file that says that the stored state was found to be damaged while it was used, which a
+/// start would not notice by itself: it reads only what it needs.
+pub(crate) struct DamageMark<'a> {
+    storage: &'a dyn Storage,
+    dir: &'a Path,
+}
+
+impl<'a> DamageMark<'a> {
+    const NAME: &'static str = "damaged";
+
+    pub(crate) fn new(storage: &'a dyn Storage, dir: &'a Path) -> Self {
+        Self { storage, dir }
+    }
+
+    /// Puts it there; the first one stays.
+    pub(crate) fn set(&self, what: &str) -> io::Result<()> {
+        let path = self.dir.join(Self::NAME);
+        if self.storage.exists(&path)? {
+            return Ok(());
+        }
+        let file = self.storage.create(&path)?;
+        file.write_all_at(what.as_bytes(), 0)?;
+        file.sync_data()?;
+        self.storage.sync_dir(self.dir)
+    }
+
+    /// What was damaged, where it is there.
+    fn get(&self) -> Result<Option<String>, StateError> {
+        let path = self.dir.join(Self::NAME);
+        let read = || {
+            if !self.storage.exists(&path)? {
+                return Ok(None);
+            }
+            let file = self.storage.open(&path)?;
+            let mut text = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
+            file.read_exact_at(&mut text, 0)?;
+            Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+        };
+        read().map_err(|cause| StateError::Redo {
+            path: path.display().to_string(),
+            doing: "read",
+            cause,
+        })
+    }
+}
+
 /// The first partition whose beginning is gone from the log.
 fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
     let first = (0..).zip(log.first()?);
@@ -271,7 +374,7 @@ fn set_aside(storage: &dyn Storage, dir: &Path) -> Result<PathBuf, StateError> {
     storage
         .create_dir_all(&aside)
         .map_err(failed("set aside"))?;
-    for name in ["sled", "redo"] {
+    for name in ["sled", "redo", DamageMark::NAME] {
         let from = dir.join(name);
         if storage.exists(&from).map_err(failed("set aside"))? {
             storage

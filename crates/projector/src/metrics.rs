@@ -7,6 +7,8 @@ use prometheus::{
 };
 use tally_domain::{DeadLetterReason, Outcome};
 
+use crate::checkpoint::CheckpointReport;
+
 /// The projector's metrics; clones are the same metrics.
 #[derive(Clone)]
 pub struct Metrics {
@@ -26,11 +28,11 @@ pub struct Metrics {
 /// The checkpoints' part of it.
 #[derive(Clone)]
 pub(crate) struct CheckpointMetrics {
-    pub(crate) seconds: Histogram,
-    pub(crate) puts: IntCounter,
-    pub(crate) bytes: IntCounter,
+    seconds: Histogram,
+    puts: IntCounter,
+    bytes: IntCounter,
     pub(crate) errors: IntCounter,
-    pub(crate) last: IntGauge,
+    last: IntGauge,
     pub(crate) store_bytes: IntGauge,
 }
 
@@ -149,6 +151,16 @@ impl Metrics {
 }
 
 impl CheckpointMetrics {
+    /// Counts a checkpoint that is done; one that had nothing to write is only dated.
+    pub(crate) fn wrote(&self, report: &CheckpointReport) {
+        if report.puts > 0 {
+            self.seconds.observe(report.took.as_secs_f64());
+            self.puts.inc_by(report.puts);
+            self.bytes.inc_by(report.bytes);
+        }
+        self.last.set(unix_seconds());
+    }
+
     fn register(declare: &Declare<'_>) -> Result<Self> {
         Ok(Self {
             seconds: declare.histogram(

@@ -1,5 +1,6 @@
 //! The handle on everything the projector does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -142,6 +143,7 @@ impl Projector {
                 storage,
                 PathBuf::from(dir),
                 opened.identity,
+                opened.checkpoint,
                 next_offsets.clone(),
             ),
             stop_at: OnceLock::new(),
@@ -198,8 +200,12 @@ impl Projector {
     ) -> Result<(), OpenError> {
         let shared = Arc::clone(&self.shared);
         *shared.running.lock() += 1;
+        let named = name.clone();
         let body = move || {
-            work(&shared);
+            if catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() {
+                let why = format!("the thread {named} panicked; the service's log has the cause");
+                shared.fail(&[], why);
+            }
             shared.thread_ended();
         };
         let thread = std::thread::Builder::new().name(name).spawn(body);
@@ -253,9 +259,11 @@ impl Projector {
             .shared
             .waiters
             .add_position(partition, offset, mailbox)?;
-        // Applied meanwhile, or long ago: nobody else would complete it.
+        // Applied meanwhile, or long ago: nobody else would complete it. The worker stores its
+        // offset and then looks for waiters, and here it is the other way round; as all four
+        // are sequentially consistent, one of the two sees the other.
         if let Some(slot) = self.shared.slot(partition) {
-            let next_offset = slot.next_offset.load(Ordering::Acquire);
+            let next_offset = slot.next_offset.load(Ordering::SeqCst);
             if next_offset > offset {
                 let mut deliveries = crate::waiters::Deliveries::default();
                 self.shared
@@ -279,7 +287,8 @@ impl Projector {
             .slot(number)
             .ok_or(StateError::NoSuchPartition(number))?;
         let state = slot.state.lock();
-        let (counters, toggles) = state.read(resource, user, &self.shared.backing(number, slot))?;
+        let read = state.read(resource, user, &self.shared.backing(number, slot));
+        let (counters, toggles) = self.shared.noted(read)?;
         let newest = state.next_offset().checked_sub(1);
         Ok(View {
             counters: counters.unwrap_or_default(),
@@ -359,7 +368,7 @@ impl Projector {
     /// # Errors
     /// Where the store can't be read.
     pub fn dump(&self) -> Result<StateDump, StateError> {
-        dump::dump(&self.shared)
+        self.shared.noted(dump::dump(&self.shared))
     }
 
     /// Writes down what changed, now.

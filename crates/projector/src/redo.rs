@@ -15,6 +15,7 @@
 //! | n | puts: key length u16, value length u32 (`ffffffff`: remove the key), key, value |
 //! | 32 | BLAKE3 of all before |
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -116,6 +117,22 @@ impl Redo {
             rest = tail;
             Some((key, Some(value)))
         })
+    }
+
+    /// The same without the puts that later ones overwrite; the others stay in their order.
+    #[must_use]
+    pub fn last_puts(&self) -> Self {
+        let last: HashMap<_, _> = (0u64..)
+            .zip(self.iter())
+            .map(|(number, (key, _))| (key, number))
+            .collect();
+        let mut redo = Self::default();
+        for (number, (key, value)) in (0u64..).zip(self.iter()) {
+            if last.get(key) == Some(&number) {
+                redo.put(key, value);
+            }
+        }
+        redo
     }
 
     /// Puts everything into the store and flushes it.

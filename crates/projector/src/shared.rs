@@ -88,12 +88,28 @@ impl Shared {
         self.slots
             .iter()
             .map(|slot| slot.changed.load(Ordering::Relaxed))
-            .sum()
+            .sum::<usize>()
+            .saturating_add(self.checkpointer.unwritten())
+    }
+
+    /// Whether the checkpoint thread has nobody left to write for.
+    pub(crate) fn stopped(&self) -> bool {
+        self.quit.load(Ordering::Acquire)
+            || (self.stop_at.get().is_some() && *self.running.lock() <= 1)
     }
 
     pub(crate) fn thread_ended(&self) {
         *self.running.lock() -= 1;
         self.ended.notify_all();
+        self.checkpointer.wake();
+    }
+
+    /// Where the state turns out to be damaged, sees to it that the next start brings it back.
+    pub(crate) fn noted<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
+        if let Err(StateError::Damaged(what)) = &result {
+            self.checkpointer.mark_damaged(what);
+        }
+        result
     }
 }
 

@@ -130,6 +130,8 @@ impl Deliveries {
 struct PartitionWaiters {
     events: HashMap<EventId, (Mailbox, oneshot::Sender<EventFate>), foldhash::fast::FixedState>,
     positions: BTreeMap<Offset, Vec<(Mailbox, oneshot::Sender<()>)>>,
+    /// Nobody folds the partition any more: whoever comes is let go at once.
+    abandoned: bool,
 }
 
 /// All waiters, by partition, up to a bound.
@@ -165,6 +167,30 @@ impl Waiters {
         Ok(())
     }
 
+    /// Keeps a waiter that `insert` adds to its partition and that takes the place of as many
+    /// as it returns. Where the partition is not folded, it is dropped.
+    fn keep(
+        &self,
+        partition: Partition,
+        insert: impl FnOnce(&mut PartitionWaiters) -> usize,
+    ) -> Result<(), TooManyWaiters> {
+        let Some((here, waiters)) = self.partition(partition) else {
+            return Ok(());
+        };
+        self.admit()?;
+        // Sequentially consistent, as `any` is: see `Projector::wait_for_position`.
+        here.fetch_add(1, Ordering::SeqCst);
+        let mut waiters = waiters.lock();
+        let replaced = if waiters.abandoned {
+            1
+        } else {
+            insert(&mut waiters)
+        };
+        drop(waiters);
+        self.gone(here, replaced);
+        Ok(())
+    }
+
     fn gone(&self, here: &AtomicUsize, how_many: usize) {
         here.fetch_sub(how_many, Ordering::Release);
         self.count.fetch_sub(how_many, Ordering::Relaxed);
@@ -174,7 +200,7 @@ impl Waiters {
     /// fold of what was appended: the log's own locks order the two.
     pub(crate) fn any(&self, partition: Partition) -> bool {
         self.partition(partition)
-            .is_some_and(|(here, _)| here.load(Ordering::Acquire) > 0)
+            .is_some_and(|(here, _)| here.load(Ordering::SeqCst) > 0)
     }
 
     pub(crate) fn add_event(
@@ -183,12 +209,11 @@ impl Waiters {
         id: EventId,
         mailbox: &Mailbox,
     ) -> Result<oneshot::Receiver<EventFate>, TooManyWaiters> {
-        self.admit()?;
         let (to, receiver) = oneshot::channel();
-        if let Some((here, waiters)) = self.partition(partition) {
-            here.fetch_add(1, Ordering::Release);
-            waiters.lock().events.insert(id, (mailbox.clone(), to));
-        }
+        let waiter = (mailbox.clone(), to);
+        self.keep(partition, |waiters| {
+            usize::from(waiters.events.insert(id, waiter).is_some())
+        })?;
         Ok(receiver)
     }
 
@@ -198,17 +223,12 @@ impl Waiters {
         offset: Offset,
         mailbox: &Mailbox,
     ) -> Result<oneshot::Receiver<()>, TooManyWaiters> {
-        self.admit()?;
         let (to, receiver) = oneshot::channel();
-        if let Some((here, waiters)) = self.partition(partition) {
-            here.fetch_add(1, Ordering::Release);
-            let mut waiters = waiters.lock();
-            waiters
-                .positions
-                .entry(offset)
-                .or_default()
-                .push((mailbox.clone(), to));
-        }
+        let waiter = (mailbox.clone(), to);
+        self.keep(partition, |waiters| {
+            waiters.positions.entry(offset).or_default().push(waiter);
+            0
+        })?;
         Ok(receiver)
     }
 
@@ -264,13 +284,17 @@ impl Waiters {
         self.gone(here, completed);
     }
 
-    /// Lets go of everybody in a partition that will not be folded any more: their receivers see
-    /// the sender dropped.
+    /// Lets go of everybody in a partition that will not be folded any more, and of whoever comes
+    /// later: their receivers see the sender dropped.
     pub(crate) fn abandon(&self, partition: Partition) {
         let Some((here, waiters)) = self.partition(partition) else {
             return;
         };
-        let waiters = std::mem::take(&mut *waiters.lock());
+        let none = PartitionWaiters {
+            abandoned: true,
+            ..PartitionWaiters::default()
+        };
+        let waiters = std::mem::replace(&mut *waiters.lock(), none);
         let positions: usize = waiters.positions.values().map(Vec::len).sum();
         self.gone(here, waiters.events.len() + positions);
     }

@@ -11,6 +11,7 @@ use parking_lot::MutexGuard;
 use tally_domain::{Applied, EventId, Outcome, PartitionState, Position, Verdict};
 use tally_log::{Batch, BatchRecord, LogReader, ReadError};
 
+use crate::checkpoint::Checkpointer;
 use crate::error::StateError;
 use crate::metrics::unix_seconds;
 use crate::shared::{Shared, Slot};
@@ -41,7 +42,7 @@ pub(crate) fn run(shared: &Shared, mut reader: Box<dyn LogReader>) {
     let why = match std::panic::catch_unwind(AssertUnwindSafe(|| follow(shared, reader.as_mut()))) {
         Ok(Ok(())) => return,
         Ok(Err(ended)) => describe(&ended),
-        Err(_) => "a fold worker panicked; the log has the cause".to_owned(),
+        Err(_) => "a fold worker panicked; the service's log has the cause".to_owned(),
     };
     shared.fail(&partitions, why);
 }
@@ -107,6 +108,17 @@ fn wait_for_checkpoint(shared: &Shared) {
     }
 }
 
+/// Ends all checkpoints where a panic goes through it.
+struct HalfDone<'a>(&'a Checkpointer);
+
+impl Drop for HalfDone<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
+    }
+}
+
 /// Folds batches; its lists are used again.
 struct Fold<'a> {
     shared: &'a Shared,
@@ -128,6 +140,8 @@ impl<'a> Fold<'a> {
     fn batch(&mut self, batch: &Batch, positions: &[Position]) -> Result<(), Ended> {
         let mut held: Vec<Option<(&Slot, MutexGuard<'_, PartitionState>)>> = Vec::new();
         held.resize_with(self.shared.slots.len(), || None);
+        // Dropped before the locks are: what a panic left half done is never written down.
+        let _half_done = HalfDone(&self.shared.checkpointer);
         for record in batch.iter() {
             self.record(&mut held, record)?;
         }
@@ -160,13 +174,14 @@ impl<'a> Fold<'a> {
         };
         let (_, state) = held.get_or_insert_with(|| (slot, slot.state.lock()));
         let backing = self.shared.backing(position.partition, slot);
-        match state.apply(record.record(), &backing)? {
+        match self.shared.noted(state.apply(record.record(), &backing))? {
             Applied::Folded { event, outcome } => {
                 if let Some(count) = self.outcomes.get_mut(outcome as usize) {
                     *count += 1;
                 }
                 if self.shared.waiters.any(position.partition) {
-                    let (counters, toggles) = state.read(event.resource, &event.user, &backing)?;
+                    let read = state.read(event.resource, &event.user, &backing);
+                    let (counters, toggles) = self.shared.noted(read)?;
                     let counters = counters.unwrap_or_default();
                     let verdict = Verdict {
                         outcome,
@@ -208,8 +223,7 @@ impl<'a> Fold<'a> {
             let Some(slot) = self.shared.slot(position.partition) else {
                 continue;
             };
-            // Sequentially consistent with the look at it after a position waiter is added: one
-            // of the two sees the other.
+            // Sequentially consistent: see `Projector::wait_for_position`.
             slot.next_offset.store(position.offset, Ordering::SeqCst);
             let place = usize::try_from(position.partition).unwrap_or(usize::MAX);
             let Some(fates) = self.fates.get_mut(place) else {

@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `i` | the state's [identity](crate::identity), JSON |
+//! | `b`, `e` | the number of the last checkpoint (u64): `b` is its first put, `e` its last |
 //! | `p` partition | next offset, last event's offset + 1 (0: none) and id, dead letters, next key sequence |
 //! | `c` partition type id | five counters |
 //! | `t` partition type id user | one byte of toggles; absent when nothing is set |
@@ -26,6 +27,13 @@ pub const KEYS_PER_CHUNK: u64 = 256;
 
 /// The key of the state's identity.
 pub const IDENTITY: &[u8] = b"i";
+
+/// The key of a checkpoint's first put. A store that has lost its newest writes shows another
+/// number here than at [`ENDED`], unless it has lost the whole checkpoint.
+pub const BEGUN: &[u8] = b"b";
+
+/// The key of a checkpoint's last put.
+pub const ENDED: &[u8] = b"e";
 
 /// Appends the checksum to a value.
 #[must_use]
@@ -184,6 +192,24 @@ impl Place {
         };
         read().ok_or_else(|| wrong("a partition's place"))
     }
+}
+
+/// A checkpoint's number as a value.
+#[must_use]
+pub fn number_value(number: u64) -> Vec<u8> {
+    // Room for the checksum.
+    let mut value = Vec::with_capacity(12);
+    value.extend_from_slice(&number.to_le_bytes());
+    value
+}
+
+/// A checkpoint's number from a value.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn number_from(value: &[u8]) -> Result<u64, StateError> {
+    let number = value.try_into().map(u64::from_le_bytes);
+    number.map_err(|_| wrong("a checkpoint's number"))
 }
 
 /// Counters as a value.

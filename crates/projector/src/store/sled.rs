@@ -11,8 +11,8 @@ pub struct SledStore {
 }
 
 impl SledStore {
-    /// Opens or makes the database in a folder. sled may panic on a damaged one; that is an error
-    /// here too.
+    /// Opens or makes the database in a folder. sled may panic on a damaged one; that is an error,
+    /// here and in all else.
     ///
     /// # Errors
     /// Where sled can't open it.
@@ -22,36 +22,36 @@ impl SledStore {
             .path(dir)
             .cache_capacity(cache_bytes)
             .flush_every_ms(None);
-        match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
-            Ok(Ok(db)) => Ok(Self { db }),
-            Ok(Err(error)) => Err(failed("open")(error)),
-            Err(_) => Err(StoreError {
-                doing: "open",
-                why: "sled panicked".to_owned(),
-            }),
-        }
+        guarded("open", || config.open()).map(|db| Self { db })
     }
 }
 
-fn failed(doing: &'static str) -> impl Fn(sled::Error) -> StoreError {
-    move |error| StoreError {
-        doing,
-        why: error.to_string(),
+/// Runs a call of sled, which may panic on what it finds: that is an error too.
+fn guarded<T>(
+    doing: &'static str,
+    call: impl FnOnce() -> Result<T, sled::Error>,
+) -> Result<T, StoreError> {
+    match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| StoreError {
+            doing,
+            why: error.to_string(),
+        }),
+        Err(_) => Err(StoreError {
+            doing,
+            why: "sled panicked".to_owned(),
+        }),
     }
 }
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self
-            .db
-            .get(key)
-            .map_err(failed("get"))?
-            .map(|value| value.to_vec()))
+        let value = guarded("get", || self.db.get(key))?;
+        Ok(value.map(|value| value.to_vec()))
     }
 
     fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        for entry in self.db.scan_prefix(prefix) {
-            let (key, value) = entry.map_err(failed("scan"))?;
+        let mut entries = self.db.scan_prefix(prefix);
+        while let Some((key, value)) = guarded("scan", || entries.next().transpose())? {
             visit(&key, &value)?;
         }
         Ok(())
@@ -59,18 +59,17 @@ impl Store for SledStore {
 
     fn put(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
         match value {
-            Some(value) => self.db.insert(key, value).map_err(failed("put"))?,
-            None => self.db.remove(key).map_err(failed("remove"))?,
+            Some(value) => guarded("put", || self.db.insert(key, value))?,
+            None => guarded("remove", || self.db.remove(key))?,
         };
         Ok(())
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map_err(failed("flush"))?;
-        Ok(())
+        guarded("flush", || self.db.flush()).map(drop)
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
-        self.db.size_on_disk().map_err(failed("size"))
+        guarded("size", || self.db.size_on_disk())
     }
 }

@@ -1,0 +1,281 @@
+//! A log in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tally_domain::{Event, LogId, Offset, Partition, Position, Record};
+use tally_log::{
+    AppendDone, AppendError, AppendRefused, Batch, EventLog, LogHealth, LogIdentity, LogReader,
+    NewRecord, ReadError,
+};
+
+pub(crate) const PARTITIONS: u32 = 4;
+
+/// When the log takes every record, in milliseconds since 1970.
+pub(crate) const NOW: u64 = 1_764_000_000_000;
+
+#[derive(Clone)]
+struct Stored {
+    offset: Offset,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// Clones are the same log.
+#[derive(Clone)]
+pub(crate) struct MemoryLog {
+    pub(crate) identity: LogIdentity,
+    shared: Arc<(Mutex<Inner>, Condvar)>,
+}
+
+struct Inner {
+    records: Vec<Vec<Stored>>,
+    first: Vec<Offset>,
+    head: Vec<Offset>,
+    woken: u64,
+    held: bool,
+    fault: Option<ReadError>,
+    faults_met: u64,
+}
+
+fn place(partition: Partition) -> usize {
+    usize::try_from(partition).unwrap()
+}
+
+impl MemoryLog {
+    pub(crate) fn new() -> Self {
+        Self::with(LogId::now_v7(), PARTITIONS)
+    }
+
+    pub(crate) fn with(id: LogId, partitions: u32) -> Self {
+        let many = place(partitions);
+        let inner = Inner {
+            records: vec![Vec::new(); many],
+            first: vec![0; many],
+            head: vec![0; many],
+            woken: 0,
+            held: false,
+            fault: None,
+            faults_met: 0,
+        };
+        Self {
+            identity: LogIdentity { id, partitions },
+            shared: Arc::new((Mutex::new(inner), Condvar::new())),
+        }
+    }
+
+    /// Adds an event to its partition and returns its position.
+    pub(crate) fn add(&self, event: &Event) -> Position {
+        self.add_all(std::slice::from_ref(event)).pop().unwrap()
+    }
+
+    /// Adds events that readers see at once: those of one partition come in one batch.
+    pub(crate) fn add_all(&self, events: &[Event]) -> Vec<Position> {
+        let mut inner = self.shared.0.lock();
+        let positions = events.iter().map(|event| {
+            let partition = event.resource.partition(self.identity.partitions);
+            let (key, value) = (event.resource.key(), tally_domain::encode(event));
+            inner.add(partition, key.as_bytes(), &value)
+        });
+        let positions = positions.collect();
+        self.shared.1.notify_all();
+        positions
+    }
+
+    pub(crate) fn add_raw(&self, partition: Partition, key: &[u8], value: &[u8]) -> Position {
+        let position = self.shared.0.lock().add(partition, key, value);
+        self.shared.1.notify_all();
+        position
+    }
+
+    /// Offsets that no record has, as Kafka's transaction markers leave them.
+    pub(crate) fn skip(&self, partition: Partition, how_many: u64) {
+        self.shared.0.lock().head[place(partition)] += how_many;
+        self.shared.1.notify_all();
+    }
+
+    /// Removes the oldest records of every partition.
+    pub(crate) fn truncate_to_head(&self) {
+        let mut inner = self.shared.0.lock();
+        inner.first = inner.head.clone();
+        inner.records.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The same log as it was when it held only the first `keep` records of each partition.
+    pub(crate) fn older(&self, keep: usize) -> Self {
+        let older = Self::with(self.identity.id, self.identity.partitions);
+        {
+            let ours = self.shared.0.lock();
+            let mut theirs = older.shared.0.lock();
+            for (place, records) in ours.records.iter().enumerate() {
+                let kept = records.iter().take(keep).cloned();
+                theirs.records[place] = kept.collect();
+                let last = theirs.records[place].last();
+                theirs.head[place] = last.map_or(0, |record| record.offset + 1);
+            }
+        }
+        older
+    }
+
+    /// Shows readers nothing new until [`release`](Self::release).
+    pub(crate) fn hold(&self) {
+        self.shared.0.lock().held = true;
+    }
+
+    pub(crate) fn release(&self) {
+        self.shared.0.lock().held = false;
+        self.shared.1.notify_all();
+    }
+
+    /// Fails every read from now on, or none.
+    pub(crate) fn fail_reads(&self, fault: Option<ReadError>) {
+        self.shared.0.lock().fault = fault;
+        self.shared.1.notify_all();
+    }
+
+    /// Waits until so many reads more have failed.
+    pub(crate) fn await_failed_reads(&self, more: u64) {
+        let (inner, changed) = &*self.shared;
+        let mut inner = inner.lock();
+        let enough = inner.faults_met + more;
+        while inner.faults_met < enough {
+            let waited = changed.wait_for(&mut inner, super::LIMIT);
+            assert!(!waited.timed_out(), "nobody reads");
+        }
+    }
+
+    /// Calls `visit` with every record there is, by partition and offset.
+    pub(crate) fn each(&self, mut visit: impl FnMut(Partition, Record<'_>)) {
+        let inner = self.shared.0.lock();
+        for (partition, records) in (0..).zip(&inner.records) {
+            for Stored { offset, key, value } in records {
+                let record = Record {
+                    offset: *offset,
+                    append_time_millis: NOW,
+                    key,
+                    value,
+                };
+                visit(partition, record);
+            }
+        }
+    }
+
+    pub(crate) fn arc(&self) -> Arc<dyn EventLog> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Inner {
+    fn add(&mut self, partition: Partition, key: &[u8], value: &[u8]) -> Position {
+        let offset = self.head[place(partition)];
+        self.records[place(partition)].push(Stored {
+            offset,
+            key: key.to_vec(),
+            value: value.to_vec(),
+        });
+        self.head[place(partition)] += 1;
+        Position { partition, offset }
+    }
+}
+
+impl EventLog for MemoryLog {
+    fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    fn append(&self, records: Vec<NewRecord>, done: AppendDone) -> Result<(), AppendRefused> {
+        let add = |r: NewRecord| Ok(self.add_raw(r.partition, &r.key, &r.value).offset);
+        done(records.into_iter().map(add).collect());
+        Ok(())
+    }
+
+    fn reader(&self, from: &[Position]) -> Result<Box<dyn LogReader>, ReadError> {
+        let inner = self.shared.0.lock();
+        for position in from {
+            let (partition, wanted) = (position.partition, position.offset);
+            let (first, head) = (inner.first[place(partition)], inner.head[place(partition)]);
+            if wanted < first || wanted > head {
+                return Err(ReadError::OutOfRange {
+                    partition,
+                    wanted,
+                    first,
+                    head,
+                });
+            }
+        }
+        Ok(Box::new(MemoryReader {
+            log: self.clone(),
+            at: from.to_vec(),
+            woken: inner.woken,
+        }))
+    }
+
+    fn first(&self) -> Result<Vec<Offset>, ReadError> {
+        Ok(self.shared.0.lock().first.clone())
+    }
+
+    fn head(&self) -> Result<Vec<Offset>, ReadError> {
+        Ok(self.shared.0.lock().head.clone())
+    }
+
+    fn health(&self) -> LogHealth {
+        LogHealth::Ok
+    }
+
+    fn close(&self, _: Duration) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    at: Vec<Position>,
+    woken: u64,
+}
+
+impl LogReader for MemoryReader {
+    fn next(&mut self, batch: &mut Batch, wait: Duration) -> Result<(), ReadError> {
+        batch.clear();
+        let until = std::time::Instant::now() + wait;
+        let (inner, changed) = &*self.log.shared;
+        let mut inner = inner.lock();
+        loop {
+            if let Some(fault) = inner.fault.clone() {
+                inner.faults_met += 1;
+                changed.notify_all();
+                return Err(fault);
+            }
+            let mut moved = false;
+            for position in self.at.iter_mut().filter(|_| !inner.held) {
+                let (partition, from) = (position.partition, position.offset);
+                let records = &inner.records[place(partition)];
+                let new = records.partition_point(|record| record.offset < from);
+                for Stored { offset, key, value } in &records[new..] {
+                    batch.push(partition, *offset, NOW, key, value);
+                }
+                position.offset = from.max(inner.head[place(partition)]);
+                moved |= position.offset > from;
+            }
+            if moved || inner.woken != self.woken {
+                self.woken = inner.woken;
+                return Ok(());
+            }
+            if changed.wait_until(&mut inner, until).timed_out() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        self.at.clone()
+    }
+
+    fn waker(&self) -> Box<dyn Fn() + Send + Sync> {
+        let log = self.log.clone();
+        Box::new(move || {
+            log.shared.0.lock().woken += 1;
+            log.shared.1.notify_all();
+        })
+    }
+}

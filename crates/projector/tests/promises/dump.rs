@@ -1,0 +1,57 @@
+//! Promise 3: a copy of the whole state is the fold of the log up to the copy's own positions,
+//! whatever goes on while it is made.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tally_projector::{Options, Projector};
+
+use crate::common::{
+    LIMIT, MemoryLog, Opening, catch_up, folded, folded_below, history, open, options,
+};
+
+/// Events and checkpoints go on while copies are made; each must be the fold up to its positions.
+fn copies_are_folds(log: &MemoryLog, projector: &Projector) {
+    let done = AtomicBool::new(false);
+    let mut positions = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..200 {
+                log.add_all(&history(1_000 + n * 10, 10));
+                std::thread::yield_now();
+            }
+            catch_up(projector);
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let dump = projector.dump().unwrap();
+            assert_eq!(dump, folded_below(log, &dump.positions));
+            positions.push(dump.positions);
+        }
+    });
+    positions.dedup();
+    assert!(positions.len() > 2, "no copy was made in between");
+    assert_eq!(projector.dump().unwrap(), folded(log));
+}
+
+/// Protects: a copy made while everything is in memory, and while checkpoints are written.
+#[test]
+fn a_copy_is_a_fold_up_to_its_positions() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let often = Opening::with(Options {
+        checkpoint_changes: 50,
+        ..options()
+    });
+    copies_are_folds(&log, &often.open(&log, dir.path()));
+}
+
+/// Protects: a copy of which some is in the store alone, some in memory alone, and some in both
+/// with the store's being older.
+#[test]
+fn a_copy_joins_memory_and_store() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    log.add_all(&history(0, 500));
+    open(&log, dir.path()).stop(LIMIT).unwrap();
+    let projector = open(&log, dir.path());
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    copies_are_folds(&log, &projector);
+}

@@ -1,0 +1,166 @@
+//! Promise 6, never silently stuck, and the ways to end: what the log's errors, a clean stop and a
+//! sudden end do to the fold and to those who wait for it.
+
+use std::time::Duration;
+
+use tally_domain::{InteractionType, Position};
+use tally_log::ReadError;
+use tally_projector::{Mailbox, Options, StateError};
+
+use crate::common::{
+    LIMIT, MemoryLog, Opening, catch_up, event, folded, history, open, options, wait, waiter,
+};
+
+/// Protects: a log that can't be read for a while is asked again, with nothing lost and no
+/// failure left behind.
+#[test]
+fn an_unavailable_log_is_asked_again() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.fail_reads(Some(ReadError::Unavailable(
+        "the broker is away".to_owned(),
+    )));
+    let events = history(0, 100);
+    let last = waiter(&projector, &events[99]);
+    log.add_all(&events);
+    log.await_failed_reads(2);
+    log.fail_reads(None);
+    assert!(wait(last).is_ok());
+    catch_up(&projector);
+    assert_eq!(projector.status().failure, None);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: a damaged log stops the fold loudly: the status says what and where, those who wait
+/// are let go at once, and so are those who come later.
+#[test]
+fn a_damaged_log_stops_the_fold_and_says_so() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    let events = history(0, 50);
+    log.add_all(&events);
+    catch_up(&projector);
+    let like = event(1, 15, InteractionType::Like, None);
+    let waiting = waiter(&projector, &like);
+    let nowhere = Position {
+        partition: like.resource.partition(log.identity.partitions),
+        offset: 1_000,
+    };
+    let position = projector.wait_for_position(nowhere, &Mailbox::direct());
+    log.fail_reads(Some(ReadError::Damaged {
+        place: "segment 7, byte 42".to_owned(),
+        what: "its checksum is wrong".to_owned(),
+    }));
+    assert!(wait(waiting).is_err());
+    assert!(wait(position.unwrap()).is_err());
+    assert!(wait(waiter(&projector, &like)).is_err(), "a later one");
+    assert_eq!(projector.status().waiters, 0);
+    let failure = projector.status().failure.unwrap();
+    for part in ["segment 7, byte 42", "its checksum is wrong", "backup"] {
+        assert!(failure.contains(part), "{failure}");
+    }
+    let stopped = projector.stop(LIMIT);
+    assert!(matches!(stopped, Err(StateError::Failed(why)) if why == failure));
+
+    // What was applied before is still answered, and nothing is wrong after a repair.
+    let view = projector.read(events[0].resource, &events[0].user).unwrap();
+    assert!(view.position.is_some());
+    drop(projector);
+    log.fail_reads(None);
+    let projector = open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: a clean stop applies all that the log holds and writes it down, so that the next
+/// start replays nothing, even where far more changed than a checkpoint should hold.
+#[test]
+fn a_clean_stop_leaves_nothing_to_replay() {
+    for checkpoint_changes in [10, 250_000] {
+        let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+        let opening = Opening::with(Options {
+            checkpoint_changes,
+            ..options()
+        });
+        let projector = opening.open(&log, dir.path());
+        log.hold();
+        for n in 0..20 {
+            log.add_all(&history(n * 50, 50));
+        }
+        log.release();
+        projector.stop(LIMIT).unwrap();
+        assert_eq!(projector.status().changed, 0);
+        // A second stop finds everything done.
+        projector.stop(LIMIT).unwrap();
+        drop(projector);
+
+        let opening = Opening::default();
+        let projector = opening.open(&log, dir.path());
+        assert!(projector.status().caught_up_once);
+        catch_up(&projector);
+        assert_eq!(opening.replayed(), 0);
+        assert_eq!(projector.dump().unwrap(), folded(&log));
+    }
+}
+
+/// Protects: a stop that can't apply everything in time says so when the time is over, and what
+/// is missing is replayed.
+#[test]
+fn a_stop_ends_at_its_deadline() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.hold();
+    log.add_all(&history(0, 50));
+    let stopped = projector.stop(Duration::from_millis(20));
+    assert!(matches!(stopped, Err(StateError::TimedOut(_))));
+    drop(projector);
+    log.release();
+    let projector = open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: dropped without a stop, the projector writes nothing, as in a crash; so tests that
+/// drop it test crashes.
+#[test]
+fn a_drop_writes_nothing() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let opening = Opening::default();
+    let projector = opening.open(&log, dir.path());
+    log.add_all(&history(0, 30));
+    catch_up(&projector);
+    projector.checkpoint().unwrap();
+    log.add_all(&history(30, 20));
+    catch_up(&projector);
+    drop(projector);
+
+    let opening = Opening::default();
+    let projector = opening.open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(opening.replayed(), 20);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: when many values changed a checkpoint comes before its time, and when far too many
+/// did the fold waits for it; both end.
+#[test]
+fn many_changes_bring_a_checkpoint() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let opening = Opening::with(Options {
+        checkpoint_changes: 20,
+        ..options()
+    });
+    let projector = opening.open(&log, dir.path());
+    for n in 0..40 {
+        log.add_all(&history(n * 25, 25));
+    }
+    catch_up(&projector);
+    crate::common::eventually("a checkpoint", || {
+        projector.status().last_checkpoint.is_some() && projector.status().changed < 20
+    });
+    assert!(opening.counted("tally_projector_checkpoint_puts_total") > 0);
+    drop(projector);
+    let projector = open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}

@@ -1,0 +1,17 @@
+//! The projector's promises: an answer includes the caller's own event, state is a fold of the log
+//! whatever crashed when, and state that can't be trusted is never answered from.
+
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
+mod dump;
+#[cfg(test)]
+mod following;
+#[cfg(test)]
+mod own_write;
+#[cfg(test)]
+mod waiting;
+#[cfg(test)]
+mod whose_state;
