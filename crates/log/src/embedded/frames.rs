@@ -86,6 +86,8 @@ pub(crate) struct Walk {
     /// The partitions' next offsets there.
     pub(crate) next: Vec<Offset>,
     staged: Vec<Offset>,
+    /// Of a partition where records may be missing before the next one.
+    gap: Vec<bool>,
 }
 
 /// One step of a walk.
@@ -112,6 +114,7 @@ impl Walk {
             limit,
             place,
             staged: next.clone(),
+            gap: vec![false; next.len()],
             next,
         }
     }
@@ -151,10 +154,16 @@ impl Walk {
             let Some(next) = self.staged.get_mut(column) else {
                 return Ok(Err("a record names a partition that is not there"));
             };
-            if *next != record.offset {
-                return Ok(Err("a record does not have the offset that comes next"));
+            if record.offset != *next {
+                let gap = self.gap.get(column).is_some_and(|gap| *gap);
+                if !gap || record.offset < *next {
+                    return Ok(Err("a record does not have the offset that comes next"));
+                }
             }
-            *next += 1;
+            if let Some(gap) = self.gap.get_mut(column) {
+                *gap = false;
+            }
+            *next = record.offset.saturating_add(1);
             place += len;
         }
         let padding = padding_at(&mut self.window, place, end)?;
@@ -201,5 +210,11 @@ impl Walk {
             place += (8 * words.len() - GROUP_HEADER) as u64;
         }
         Ok((None, written))
+    }
+
+    /// Goes on at a group that [`search`](Self::search) found, behind records that can't be read.
+    pub(crate) fn resume(&mut self, place: u64) {
+        self.place = place;
+        self.gap.fill(true);
     }
 }

@@ -120,6 +120,9 @@ pub const RECORD_HEADER: usize = 24;
 /// Bytes at the end of a footer from which the rest is found.
 pub const FOOTER_TAIL: usize = 16;
 
+/// Where a segment's header says how many partitions there are.
+pub(crate) const PARTITIONS_AT: u64 = 12;
+
 const SEGMENT_MAGIC: &[u8; 8] = b"TALLYSEG";
 const GROUP_MAGIC: &[u8; 4] = b"TGRP";
 const FOOTER_MAGIC: &[u8; 8] = b"TALLYEND";

@@ -20,11 +20,13 @@
 //! - `shared`: what the writer publishes
 //! - `reader`: reads below the mark; `index` tells where to start
 //! - `recovery`: what is done when a log is opened
+//! - [`check`](fn@check): reads every checksum of a log that is not open
 //! - `segment`, `frames`, `window`, `identity`: files, frames and buffers that these share
 //!
 //! Dropped without [`close`](EventLog::close), the log ends as if the process was killed, except
 //! that everybody who waits is told.
 
+mod check;
 mod frames;
 mod identity;
 mod index;
@@ -47,6 +49,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tally_domain::{Offset, Position};
 
+pub use check::{CheckReport, Torn, check};
 pub use options::{Damage, EmbeddedOptions, OpenError};
 pub use recovery::Recovery;
 

@@ -9,7 +9,7 @@ use super::layout::{FORMAT_VERSION, GROUP_HEADER, header_bytes};
 pub(crate) const MAX_KEY_BYTES: usize = 64 * 1024;
 pub(crate) const MAX_VALUE_BYTES: usize = 1024 * 1024;
 
-const MAX_PARTITIONS: u32 = 4096;
+pub(crate) const MAX_PARTITIONS: u32 = 4096;
 const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
 /// Places in a segment stay below 2^32 even where the last group goes past the end.
 const MAX_SEGMENT_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -129,7 +129,7 @@ pub enum OpenError {
     },
     /// What was acknowledged is not there as it was written.
     #[error(
-        "the log is damaged: {damage}. Nothing was changed. Restore the file from a backup; see docs or `tally log check` for all that is wrong"
+        "the log is damaged: {damage}. Nothing was changed. Restore the file from a backup; see `tally log check` for all that is wrong"
     )]
     Damaged {
         /// Where and what.

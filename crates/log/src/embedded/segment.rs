@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tally_domain::Offset;
 
-use super::layout::{FOOTER_TAIL, Footer, HeaderError, Seed, SegmentHeader, header_bytes};
+use super::layout::{
+    FOOTER_TAIL, Footer, HeaderError, PARTITIONS_AT, Seed, SegmentHeader, header_bytes,
+};
 use super::options::OpenError;
 use crate::storage::{File, Storage};
 
@@ -137,6 +139,13 @@ pub(crate) fn read_header(
         },
         HeaderError::Malformed(what) => damaged(what),
     })
+}
+
+/// How many partitions a segment's header speaks of, without checking it.
+pub(crate) fn read_partitions(file: &dyn File) -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, PARTITIONS_AT)?;
+    Ok(u32::from_le_bytes(bytes))
 }
 
 /// What stands at the end of a segment's file.
