@@ -1,1 +1,14 @@
-//! Under construction.
+//! HTTP in: who asks, whether what they ask for exists, and what they are answered.
+//!
+//! - [`auth`]: API keys, and whom a request comes from
+//! - [`catalogue`]: which resources exist
+//! - [`inspect`]: logs and state as lines of JSON
+//! - [`management`]: the second listener: metrics, health, administration
+
+pub mod auth;
+pub mod catalogue;
+mod clock;
+pub mod inspect;
+pub mod management;
+#[cfg(test)]
+mod memory_log;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tally_domain::{Offset, Partition, Resource, ResourceId, ResourceType};
 
 use super::{Detail, Management, Parts, guard, health, stream};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, CatalogueError};
 use crate::inspect::{self, InspectError, LogCat};
 
 /// The largest body, in bytes.
@@ -48,14 +48,16 @@ fn bad_request(error: impl std::fmt::Display + std::fmt::Debug + 'static) -> act
     actix_web::error::InternalError::from_response(error, answer).into()
 }
 
-/// What is open, or the answer that says that it is not yet.
-fn opened(management: &Management) -> Result<&Parts, HttpResponse> {
-    management.parts.get().ok_or_else(|| {
-        let step = *management.step.lock();
-        HttpResponse::ServiceUnavailable()
-            .insert_header(("Retry-After", "1"))
-            .json(Detail::new(format!("The server is starting: {step}.")))
-    })
+/// The answer while not everything is open yet.
+fn starting(management: &Management) -> Option<HttpResponse> {
+    if management.parts.get().is_some() {
+        return None;
+    }
+    let step = *management.step.lock();
+    let answer = HttpResponse::ServiceUnavailable()
+        .insert_header(("Retry-After", "1"))
+        .json(Detail::new(format!("The server is starting: {step}.")));
+    Some(answer)
 }
 
 /// Streams what `work` writes, where everything is open.
@@ -65,7 +67,7 @@ fn streamed(
     + Send
     + 'static,
 ) -> HttpResponse {
-    if let Err(answer) = opened(&management) {
+    if let Some(answer) = starting(&management) {
         return answer;
     }
     stream::lines(management, |management, out, stop| {
@@ -212,7 +214,7 @@ async fn change_resources(
     management: web::Data<Management>,
     change: web::Json<ResourceChange>,
 ) -> HttpResponse {
-    if let Err(answer) = opened(&management) {
+    if let Some(answer) = starting(&management) {
         return answer;
     }
     let ResourceChange { action, resources } = change.into_inner();
@@ -241,12 +243,12 @@ async fn change_resources(
 /// Makes a change; blocks until the catalogue has it.
 ///
 /// # Errors
-/// Where the log of the catalogue does not take it.
+/// [`CatalogueError`] where the log of the catalogue does not take it.
 pub fn apply(
     catalogue: &Catalogue,
     action: ResourceAction,
     resources: &[Resource],
-) -> Result<ResourcesChanged, String> {
+) -> Result<ResourcesChanged, CatalogueError> {
     let changed = match action {
         ResourceAction::Add => catalogue.add(resources)?,
         ResourceAction::Retire => catalogue.retire(resources)?,

@@ -1,0 +1,209 @@
+//! From a request's headers to a user.
+//!
+//! The keys are a snapshot that a thread replaces when the file changes; a request takes it
+//! without a lock. A damaged file, or one that can't be read, is said loudly and changes nothing:
+//! the last good keys hold until it is repaired. A file that was removed has no keys, as at the
+//! next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix_web::http::header::{FORWARDED, HeaderMap, X_FORWARDED_FOR};
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use parking_lot::{Condvar, Mutex};
+use subtle::Choice;
+use tally_domain::UserId;
+
+use super::file::{KeysError, KeysFile, Stamp, StoredKey};
+use super::key::{self, KeyHash, KeyId};
+use super::{AuthError, header};
+
+/// The well-known key of a server on somebody's own machine.
+pub const LOCAL_DEV_KEY: &str = "local-dev-key";
+/// Whom a request with it comes from.
+pub const LOCAL_DEV_USER: &str = "1";
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After how many looks at a file that stays bad it is said again.
+const REMIND_AFTER: u32 = 60;
+
+/// Knows whom a request comes from. Follows the file of keys until it is dropped.
+pub struct Authenticator {
+    shared: Arc<Shared>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    file: KeysFile,
+    /// The local key's user, where that key is valid.
+    local_dev: Option<UserId>,
+    keys: ArcSwap<Keys>,
+    ended: Mutex<bool>,
+    wake: Condvar,
+}
+
+type Keys = HashMap<KeyId, Holder, foldhash::fast::RandomState>;
+
+/// What a key that holds stands for.
+struct Holder {
+    sha256: KeyHash,
+    user: UserId,
+}
+
+impl Authenticator {
+    /// Reads the keys and starts to follow their file, which need not be there.
+    ///
+    /// # Errors
+    /// [`KeysError`] where the file is there and can't be read or is damaged: a server that starts
+    /// has no good keys to keep.
+    pub fn start(keys_file: impl Into<PathBuf>, local_dev_key: bool) -> Result<Self, KeysError> {
+        Self::looking_every(LOOK_EVERY, keys_file, local_dev_key)
+    }
+
+    fn looking_every(
+        pause: Duration,
+        keys_file: impl Into<PathBuf>,
+        local_dev_key: bool,
+    ) -> Result<Self, KeysError> {
+        let (shared, mut watch) = Shared::open(KeysFile::new(keys_file), local_dev_key)?;
+        let shared = Arc::new(shared);
+        let watched = Arc::clone(&shared);
+        let watcher = std::thread::Builder::new()
+            .name("tally-keys".to_owned())
+            .spawn(move || {
+                let mut ended = watched.ended.lock();
+                while !*ended {
+                    if watched.wake.wait_for(&mut ended, pause).timed_out() {
+                        watched.look(&mut watch);
+                    }
+                }
+            })
+            .map_err(KeysError::Thread)?;
+        Ok(Self {
+            shared,
+            watcher: Some(watcher),
+        })
+    }
+
+    /// Whom a request with these headers comes from.
+    ///
+    /// # Errors
+    /// [`AuthError`]; unknown keys, revoked ones and wrong secrets are not told apart, and take
+    /// the same time.
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
+        let credential = header::credential(headers)?;
+        // The text is known to everybody: no secret is compared here.
+        if credential == LOCAL_DEV_KEY.as_bytes() {
+            let forwarded =
+                headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR);
+            let user = self.shared.local_dev.as_ref().filter(|_| !forwarded);
+            return user.cloned().ok_or(AuthError::UnknownKey);
+        }
+        // Here a JWT would be told from a key.
+        let (id, secret) = key::split(credential).ok_or(AuthError::UnknownKey)?;
+        let keys = self.shared.keys.load();
+        let holder = keys.get(&id);
+        let kept = holder.map_or(&KeyHash::NONE, |holder| &holder.sha256);
+        let right = KeyHash::of(secret).ct_eq(kept) & Choice::from(u8::from(holder.is_some()));
+        match holder {
+            Some(holder) if right.into() => Ok(holder.user.clone()),
+            Some(_) | None => Err(AuthError::UnknownKey),
+        }
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("keys_file", &self.shared.file.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Authenticator {
+    fn drop(&mut self) {
+        *self.shared.ended.lock() = true;
+        self.shared.wake.notify_all();
+        if let Some(watcher) = self.watcher.take() {
+            // A panic was reported when it happened.
+            let _ = watcher.join();
+        }
+    }
+}
+
+/// What the watching thread knows of the file.
+struct Watch {
+    stamp: Result<Option<Stamp>, std::io::ErrorKind>,
+    /// How many looks ago the file was last said to be bad; `None` while it is good.
+    said: Option<u32>,
+}
+
+impl Shared {
+    fn open(file: KeysFile, local_dev_key: bool) -> Result<(Self, Watch), KeysError> {
+        // Before the file is read: what changes in between is read again, never missed.
+        let stamp = file.stamp().map_err(|error| error.kind());
+        let keys = holding(file.read()?);
+        let local_dev = local_dev_key.then(|| UserId::new(LOCAL_DEV_USER).ok());
+        let shared = Self {
+            file,
+            local_dev: local_dev.flatten(),
+            keys: ArcSwap::from_pointee(keys),
+            ended: Mutex::new(false),
+            wake: Condvar::new(),
+        };
+        Ok((shared, Watch { stamp, said: None }))
+    }
+
+    /// Reads the keys where the file is another than at the last look.
+    fn look(&self, watch: &mut Watch) {
+        let stamp = self.file.stamp().map_err(|error| error.kind());
+        let same = stamp == watch.stamp;
+        watch.said = watch.said.map(|looks| looks.saturating_add(1));
+        if same && watch.said.is_none_or(|looks| looks < REMIND_AFTER) {
+            return;
+        }
+        watch.stamp = stamp;
+        let path = self.file.path().display();
+        match self.file.read() {
+            Ok(_) if watch.stamp == Ok(None) => {
+                watch.said = None;
+                self.keys.store(Arc::default());
+                tracing::warn!(file = %path, "the file of API keys is gone: no key holds");
+            }
+            Ok(keys) => {
+                watch.said = None;
+                let keys = holding(keys);
+                tracing::info!(file = %path, keys = keys.len(), "API keys read");
+                self.keys.store(Arc::new(keys));
+            }
+            Err(error) => {
+                watch.said = Some(0);
+                let keys = self.keys.load().len();
+                tracing::error!(
+                    %error,
+                    keys,
+                    "the API keys can't be taken up; those read before hold until the file is repaired"
+                );
+            }
+        }
+    }
+}
+
+/// The keys that are not revoked.
+fn holding(keys: Vec<StoredKey>) -> Keys {
+    let holding = keys.into_iter().filter(|key| key.revoked_at.is_none());
+    let holders = holding.map(|key| {
+        let StoredKey {
+            id, sha256, user, ..
+        } = key;
+        (id, Holder { sha256, user })
+    });
+    holders.collect()
+}
+
+#[cfg(test)]
+mod tests;

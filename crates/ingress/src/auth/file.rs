@@ -1,0 +1,492 @@
+//! The file of keys: hashes, users, times.
+//!
+//! ```json
+//! {"v":1,"keys":[
+//! {"id":"k7m2x9q4w1ab","user":"42","sha256":"ba78…15ad","created_at":"2026-11-24T03:50:12.345Z"},
+//! {"id":"p0c5t8z3e6hj","user":"1","sha256":"9f86…0a08","created_at":"…","revoked_at":"…"}
+//! ]}
+//! ```
+//!
+//! One JSON document rather than a line per key: a file that was cut off, at the end of a line
+//! even, is then no document, and nobody takes it for one with fewer keys or fewer revocations.
+//! It is written with a key per line all the same, so that a damage can be named by its line and
+//! `diff` shows one key. Fields that are not known are refused, not ignored: they may be limits on
+//! what a key may do.
+//!
+//! A change takes the lock `<file>.lock`, reads the file, writes `<file>.new`, syncs it, renames it
+//! over the file and syncs the folder. A reader sees the file before or after, never between, and
+//! two changes at once don't lose each other. Reading takes no lock and needs no right to write.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tally_domain::{EventTime, UserId};
+use tally_log::storage::{Lock, RealStorage, Storage};
+
+use super::key::{ApiKey, KeyHash, KeyId};
+use crate::clock::now;
+
+/// The version of the file that this build writes, and the only one it reads.
+const VERSION: u64 = 1;
+/// The most keys that hold at a time.
+pub const MAX_KEYS: usize = 100_000;
+/// How many revoked keys are kept for the record; the oldest go first.
+const MAX_REVOKED: usize = 1_000;
+/// More than the most keys of the longest users take, in bytes.
+const MAX_BYTES: u64 = 128 << 20;
+/// How long a change waits for another one to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why keys can't be read or changed. No text of it has a secret in it, nor anything else out of
+/// the file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The file is there and can't be read.
+    #[error("the API keys in {path} can't be read: {cause}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// It is not what was written.
+    #[error(
+        "the API keys in {path} are damaged: line {line}, column {column}: {what}. Restore the file from a backup, or move it away and create the keys anew",
+        path = path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// Where in it, in bytes.
+        column: usize,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// Two keys have the same id.
+    #[error(
+        "the API keys in {path} are damaged: key {id} is there twice. Remove one of them",
+        path = path.display()
+    )]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        id: KeyId,
+    },
+    /// Another version of this program wrote it.
+    #[error(
+        "the API keys in {path} have version {found}; this program reads version {VERSION}: use the program that wrote them",
+        path = path.display()
+    )]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// It is larger than keys can be.
+    #[error(
+        "the API keys in {path} take more than {MAX_BYTES} bytes: this is another file, see the setting auth.keys_file",
+        path = path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another change does not end.
+    #[error(
+        "the API keys in {path} are being changed by another process; try again",
+        path = path.display()
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The change could not be written.
+    #[error("the API keys can't be changed: {path} can't be {doing}: {cause}", path = path.display())]
+    Write {
+        /// What could not.
+        path: PathBuf,
+        /// made, written, …
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// There are as many keys as may be.
+    #[error("there are {MAX_KEYS} API keys, the most that can be; revoke some first")]
+    TooMany,
+    /// No key has that id.
+    #[error("no API key has the id {0}; `tally keys list` shows them")]
+    Unknown(KeyId),
+    /// No secret can be made.
+    #[error("the system gives no random bytes: {0}")]
+    Random(#[source] getrandom::Error),
+    /// The file can't be followed.
+    #[error("the thread that watches the API keys can't be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// What may be shown of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyInfo {
+    /// Which key.
+    pub id: KeyId,
+    /// Whom a request with it comes from.
+    pub user: UserId,
+    /// When it was made.
+    pub created_at: EventTime,
+    /// Since when it does not hold any more.
+    pub revoked_at: Option<EventTime>,
+}
+
+/// A new key, with the text that is not kept anywhere.
+#[derive(Debug)]
+pub struct CreatedKey {
+    /// What is kept of it.
+    pub info: KeyInfo,
+    /// What its owner sends.
+    pub key: ApiKey,
+}
+
+/// One key as it stands in the file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StoredKey {
+    pub(super) id: KeyId,
+    pub(super) user: UserId,
+    pub(super) sha256: KeyHash,
+    pub(super) created_at: EventTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revoked_at: Option<EventTime>,
+}
+
+impl StoredKey {
+    fn info(&self) -> KeyInfo {
+        KeyInfo {
+            id: self.id,
+            user: self.user.clone(),
+            created_at: self.created_at,
+            revoked_at: self.revoked_at,
+        }
+    }
+}
+
+/// Tells one content of the file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            // A copy that keeps the times of what it copies is noticed too.
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The file of keys.
+pub struct KeysFile {
+    path: PathBuf,
+    storage: Arc<dyn Storage>,
+}
+
+impl KeysFile {
+    /// The file at `path`, which need not be there.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            storage: Arc::new(RealStorage),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All keys in the order in which they were made, with those revoked; none where there is no
+    /// file.
+    ///
+    /// # Errors
+    /// [`KeysError`] where the file can't be read or is damaged.
+    pub fn list(&self) -> Result<Vec<KeyInfo>, KeysError> {
+        Ok(self.read()?.iter().map(StoredKey::info).collect())
+    }
+
+    /// Makes a key for a user.
+    ///
+    /// # Errors
+    /// [`KeysError`]; the key does not exist then, except where its folder could not be synced.
+    pub fn create(&self, user: &UserId) -> Result<CreatedKey, KeysError> {
+        let mut created = self.create_all(std::slice::from_ref(user))?;
+        // One user, one key.
+        created.pop().ok_or(KeysError::TooMany)
+    }
+
+    /// Makes a key for each user, in their order, all in one change.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); none of them exists then.
+    pub fn create_all(&self, users: &[UserId]) -> Result<Vec<CreatedKey>, KeysError> {
+        self.change(|keys| {
+            let holding = keys.iter().filter(|key| key.revoked_at.is_none()).count();
+            if holding.saturating_add(users.len()) > MAX_KEYS {
+                return Err(KeysError::TooMany);
+            }
+            let mut ids: HashSet<KeyId> = keys.iter().map(|key| key.id).collect();
+            let mut created = Vec::with_capacity(users.len());
+            for user in users {
+                let (id, sha256, key) = loop {
+                    let new = ApiKey::generate().map_err(KeysError::Random)?;
+                    if ids.insert(new.0) {
+                        break new;
+                    }
+                };
+                let stored = StoredKey {
+                    id,
+                    user: user.clone(),
+                    sha256,
+                    created_at: now(),
+                    revoked_at: None,
+                };
+                created.push(CreatedKey {
+                    info: stored.info(),
+                    key,
+                });
+                keys.push(stored);
+            }
+            Ok(created)
+        })
+    }
+
+    /// Makes a key hold no more; `false` where it was revoked before.
+    ///
+    /// # Errors
+    /// [`KeysError::Unknown`] where there is no such key, or another [`KeysError`].
+    pub fn revoke(&self, id: KeyId) -> Result<bool, KeysError> {
+        Ok(self.revoke_all(&[id])? == 1)
+    }
+
+    /// Makes keys hold no more, all in one change; how many of them held until now.
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke); none of them is revoked then.
+    pub fn revoke_all(&self, ids: &[KeyId]) -> Result<usize, KeysError> {
+        self.change(|keys| {
+            let mut wanted: HashSet<KeyId> = ids.iter().copied().collect();
+            let mut revoked = 0;
+            for key in keys {
+                if wanted.remove(&key.id) && key.revoked_at.is_none() {
+                    key.revoked_at = Some(now());
+                    revoked += 1;
+                }
+            }
+            match wanted.into_iter().min() {
+                Some(unknown) => Err(KeysError::Unknown(unknown)),
+                None => Ok(revoked),
+            }
+        })
+    }
+
+    /// What the file's stamp is now; `None` where there is no file.
+    pub(super) fn stamp(&self) -> io::Result<Option<Stamp>> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All keys, none where there is no file.
+    pub(super) fn read(&self) -> Result<Vec<StoredKey>, KeysError> {
+        let refused = |cause| KeysError::Read {
+            path: self.path.clone(),
+            cause,
+        };
+        // Not through the storage, which opens for writing too: a server may only be allowed to
+        // read its keys.
+        let file = match fs::File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(refused(error)),
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        if u64::try_from(read.map_err(refused)?).is_ok_and(|len| len <= MAX_BYTES) {
+            self.parse(&bytes)
+        } else {
+            Err(KeysError::TooLarge {
+                path: self.path.clone(),
+            })
+        }
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Vec<StoredKey>, KeysError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            v: u64,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document {
+            #[serde(rename = "v")]
+            _v: u64,
+            keys: Vec<StoredKey>,
+        }
+        let path = || self.path.clone();
+        let document: Result<Document, _> = match serde_json::from_slice(bytes) {
+            Ok(Versioned { v: VERSION }) => serde_json::from_slice(bytes),
+            Ok(Versioned { v: found }) => {
+                return Err(KeysError::OtherVersion {
+                    path: path(),
+                    found,
+                });
+            }
+            Err(error) => Err(error),
+        };
+        // What serde_json says may quote the file.
+        let Document { keys, .. } = document.map_err(|error| KeysError::Damaged {
+            path: path(),
+            line: error.line(),
+            column: error.column(),
+            what: match error.classify() {
+                serde_json::error::Category::Eof => "it is empty or cut off",
+                serde_json::error::Category::Data => "a field is missing, unknown, or wrong",
+                serde_json::error::Category::Syntax | serde_json::error::Category::Io => {
+                    "it is not JSON"
+                }
+            },
+        })?;
+        let mut ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+        ids.sort_unstable();
+        let twice = ids.iter().zip(ids.iter().skip(1));
+        match twice.into_iter().find(|(one, next)| one == next) {
+            Some((id, _)) => Err(KeysError::Twice {
+                path: path(),
+                id: *id,
+            }),
+            None => Ok(keys),
+        }
+    }
+
+    /// Changes the keys under the lock; where `change` refuses, nothing is written.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<StoredKey>) -> Result<T, KeysError>,
+    ) -> Result<T, KeysError> {
+        // The file that a link leads to, rather than a file in the link's place.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            Some(_) | None => Path::new("."),
+        };
+        let made = self.storage.create_dir_all(folder);
+        made.map_err(write_error("made", folder))?;
+        let _lock = self.lock(&path)?;
+        let mut keys = self.read()?;
+        let changed = change(&mut keys)?;
+        forget_oldest_revoked(&mut keys);
+        self.replace(&path, folder, &keys)?;
+        Ok(changed)
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn Lock>, KeysError> {
+        let lock = with_suffix(path, ".lock");
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let taken = self.storage.lock(&lock);
+            if let Some(taken) = taken.map_err(write_error("locked", &lock))? {
+                return Ok(taken);
+            }
+            if Instant::now() >= until {
+                return Err(KeysError::Locked {
+                    path: self.path.clone(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn replace(&self, path: &Path, folder: &Path, keys: &[StoredKey]) -> Result<(), KeysError> {
+        let new = with_suffix(path, ".new");
+        let storage = self.storage.as_ref();
+        let bytes = to_bytes(keys).map_err(write_error("written", &new))?;
+        let write = || {
+            if storage.exists(&new)? {
+                // Left by a change that was killed.
+                storage.remove(&new)?;
+            }
+            let file = storage.create(&new)?;
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()
+        };
+        write().map_err(write_error("written", &new))?;
+        storage
+            .rename(&new, path)
+            .map_err(write_error("replaced", path))?;
+        storage
+            .sync_dir(folder)
+            .map_err(write_error("synced", folder))
+    }
+}
+
+fn write_error<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> KeysError + 'a {
+    move |cause| KeysError::Write {
+        path: path.to_owned(),
+        doing,
+        cause,
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+    let mut bytes = format!("{{\"v\":{VERSION},\"keys\":[").into_bytes();
+    for (place, key) in keys.iter().enumerate() {
+        bytes.extend_from_slice(if place == 0 { b"\n" } else { b",\n" });
+        serde_json::to_writer(&mut bytes, key)?;
+    }
+    bytes.extend_from_slice(b"\n]}\n");
+    Ok(bytes)
+}
+
+/// Keeps the file bounded: who makes and revokes keys all day has no more of them in the end.
+fn forget_oldest_revoked(keys: &mut Vec<StoredKey>) {
+    let revoked = keys
+        .iter()
+        .filter_map(|key| Some((key.revoked_at?, key.id)));
+    let mut revoked: Vec<(EventTime, KeyId)> = revoked.collect();
+    revoked.sort_unstable();
+    revoked.truncate(revoked.len().saturating_sub(MAX_REVOKED));
+    let oldest: HashSet<KeyId> = revoked.into_iter().map(|(_, id)| id).collect();
+    keys.retain(|key| !oldest.contains(&key.id));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! Making, listing and revoking keys; what happens to a file that is damaged or contended.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use tally_log::storage::File;
+
+use super::*;
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn in_folder() -> (tempfile::TempDir, KeysFile) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = KeysFile::new(folder.path().join("not-there-yet/keys.json"));
+    (folder, file)
+}
+
+fn text(file: &KeysFile) -> String {
+    fs::read_to_string(file.path()).unwrap()
+}
+
+/// Protects whoever manages keys: they come and go, in order, and the list says so.
+#[test]
+fn keys_are_made_listed_and_revoked() {
+    let (_folder, file) = in_folder();
+    assert_eq!(file.list().unwrap(), []);
+    assert!(!file.path().exists(), "looking makes nothing");
+    let first = file.create(&user("42")).unwrap();
+    let more = file.create_all(&[user("b"), user("42")]).unwrap();
+    assert!(first.info.revoked_at.is_none());
+    assert!(first.info.created_at <= more[1].info.created_at);
+    let listed = file.list().unwrap();
+    let infos = [&first, &more[0], &more[1]].map(|created| created.info.clone());
+    assert_eq!(listed, infos);
+
+    assert!(file.revoke(first.info.id).unwrap());
+    assert!(
+        !file.revoke(first.info.id).unwrap(),
+        "it was revoked before"
+    );
+    let listed = file.list().unwrap();
+    assert!(
+        listed[0]
+            .revoked_at
+            .is_some_and(|at| at >= first.info.created_at)
+    );
+    assert_eq!(listed[1..], infos[1..]);
+
+    let unknown: KeyId = "000000000000".parse().unwrap();
+    let refused = file.revoke_all(&[more[0].info.id, unknown]).unwrap_err();
+    assert!(refused.to_string().contains("000000000000"), "{refused}");
+    assert_eq!(file.list().unwrap(), listed, "all of them or none");
+    let ids = [
+        first.info.id,
+        more[0].info.id,
+        more[0].info.id,
+        more[1].info.id,
+    ];
+    assert_eq!(file.revoke_all(&ids).unwrap(), 2);
+}
+
+/// Protects the secrets: they are in the created key alone, and only its owner reads the file.
+#[test]
+fn the_file_has_hashes_and_is_its_owners_alone() {
+    let (_folder, file) = in_folder();
+    let created = file.create(&user("42")).unwrap();
+    let key = created.key.expose();
+    let secret = key.rsplit_once('_').unwrap().1;
+    let debug = format!(
+        "{created:?} {:?} {:?}",
+        file.read().unwrap(),
+        file.list().unwrap()
+    );
+    for shown in [
+        text(&file),
+        debug,
+        serde_json::to_string(&created.info).unwrap(),
+    ] {
+        assert!(!shown.contains(secret), "{shown}");
+        assert!(shown.contains(&created.info.id.to_string()), "{shown}");
+    }
+    let dir = file.path().parent().unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.path());
+    }
+}
+
+/// Protects files that exist: this build reads what the first one wrote, and writes the same.
+#[test]
+fn the_files_form_stays() {
+    let (_folder, file) = in_folder();
+    let golden = concat!(
+        r#"{"v":1,"keys":["#,
+        "\n",
+        r#"{"id":"k7m2x9q4w1ab","user":"42","sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","created_at":"2026-11-24T03:50:12.345Z"},"#,
+        "\n",
+        r#"{"id":"p0c5t8z3e6hj","user":"a \"b\"","sha256":"0000000000000000000000000000000000000000000000000000000000000000","created_at":"2026-11-24T03:50:12.345Z","revoked_at":"2026-11-25T00:00:00.000Z"}"#,
+        "\n]}\n",
+    );
+    let keys = file.parse(golden.as_bytes()).unwrap();
+    assert_eq!(keys.len(), 2);
+    assert_eq!(keys[1].user.as_str(), "a \"b\"");
+    assert_eq!(String::from_utf8(to_bytes(&keys).unwrap()).unwrap(), golden);
+}
+
+/// Protects against a file that is taken for less than it was: every cut and every wrong field is
+/// an error that says where, says what to do, and quotes nothing; and no change is made to it.
+#[test]
+fn a_damaged_file_is_refused() {
+    let (_folder, file) = in_folder();
+    let keys = file.create_all(&[user("a"), user("b")]).unwrap();
+    let good = text(&file);
+    for cut in 0..good.len() - 1 {
+        assert!(file.parse(&good.as_bytes()[..cut]).is_err(), "cut at {cut}");
+    }
+    let id = keys[1].info.id.to_string();
+    let secret = "a-secret-where-it-does-not-belong";
+    let cases = [
+        (String::new(), "line 1, column 0"),
+        ("\0".repeat(good.len()), "line 1"),
+        (good.replace(",\n", "\n"), "line 3"),
+        (good.replace("\"user\":\"b\"", "\"user\":\"\""), "line 3"),
+        (good.replace("\"user\":\"b\"", "\"user\":7"), "line 3"),
+        (
+            good.replace("\"user\":\"b\"", "\"scopes\":[],\"user\":\"b\""),
+            "line 3",
+        ),
+        (good.replace(&id, secret), "line 3"),
+        (
+            good.replace("\"sha256\":\"", &format!("\"sha256\":\"{secret}")),
+            "line 2",
+        ),
+        (good.replace("\"v\":1", "\"v\":2"), "version 2"),
+        (good.replace("\"v\":1,", ""), "line "),
+        (
+            good.replace(&id, &keys[0].info.id.to_string()),
+            "there twice",
+        ),
+        (format!("{good}{good}"), "line 5"),
+    ];
+    for (damaged, word) in cases {
+        fs::write(file.path(), &damaged).unwrap();
+        for refused in [
+            file.list().map(drop).unwrap_err(),
+            file.create(&user("c")).map(drop).unwrap_err(),
+            file.revoke(keys[0].info.id).map(drop).unwrap_err(),
+        ] {
+            let why = refused.to_string();
+            assert!(
+                why.contains(word) && why.contains("keys.json"),
+                "{why}\n{damaged}"
+            );
+            assert!(!why.contains(secret) && !format!("{refused:?}").contains(secret));
+        }
+        assert_eq!(text(&file), damaged, "left as it was");
+    }
+    let large = fs::File::create(file.path()).unwrap();
+    large.set_len(MAX_BYTES + 1).unwrap();
+    assert!(matches!(file.list(), Err(KeysError::TooLarge { .. })));
+}
+
+/// Protects the keys of two commands that run at once: no change is lost.
+#[test]
+fn writers_at_once_do_not_lose_each_others_keys() {
+    let (_folder, file) = in_folder();
+    let (writers, each) = (4, 8);
+    std::thread::scope(|scope| {
+        for writer in 0..writers {
+            // As another process has it: nothing shared but the path.
+            let file = KeysFile::new(file.path());
+            scope.spawn(move || {
+                for key in 0..each {
+                    let created = file.create(&user(&format!("{writer}-{key}"))).unwrap();
+                    if key % 2 == 0 {
+                        assert!(file.revoke(created.info.id).unwrap());
+                    }
+                }
+            });
+        }
+        // A reader at any time finds a whole file.
+        let reader = KeysFile::new(file.path());
+        scope.spawn(move || while reader.list().unwrap().len() < writers * each {});
+    });
+    let keys = file.list().unwrap();
+    assert_eq!(keys.len(), writers * each);
+    let revoked = keys.iter().filter(|key| key.revoked_at.is_some()).count();
+    assert_eq!(revoked, writers * each / 2);
+    let users: HashSet<&UserId> = keys.iter().map(|key| &key.user).collect();
+    assert_eq!(users.len(), keys.len());
+}
+
+/// Protects the file's size from whoever makes and revokes keys all day.
+#[test]
+fn the_oldest_revoked_keys_are_forgotten() {
+    let (_folder, file) = in_folder();
+    let kept = file.create(&user("kept")).unwrap();
+    let old = file.create(&user("old")).unwrap();
+    file.revoke(old.info.id).unwrap();
+    let old_at = file.list().unwrap()[1].revoked_at;
+    let many = vec![user("many"); MAX_REVOKED];
+    let many = file.create_all(&many).unwrap();
+    // Revoked later than the old one, by the clock that decides.
+    while now() <= old_at.unwrap() {
+        std::thread::yield_now();
+    }
+    let ids: Vec<KeyId> = many.iter().map(|key| key.info.id).collect();
+    assert_eq!(file.revoke_all(&ids).unwrap(), MAX_REVOKED);
+    let listed = file.list().unwrap();
+    assert_eq!(listed.len(), MAX_REVOKED + 1);
+    assert_eq!(listed[0], kept.info);
+    assert!(listed.iter().all(|key| key.id != old.info.id));
+}
+
+/// Protects a link that leads to the file elsewhere: the link stays, and the file is changed.
+#[test]
+fn a_link_to_the_file_stays_a_link() {
+    let (folder, file) = in_folder();
+    file.create(&user("a")).unwrap();
+    let link = folder.path().join("link.json");
+    std::os::unix::fs::symlink(file.path(), &link).unwrap();
+    KeysFile::new(&link).create(&user("b")).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(file.list().unwrap().len(), 2);
+}
+
+/// A disk that fails at one step, as a full one or a dying one does.
+struct Failing {
+    fails: &'static str,
+}
+
+impl Failing {
+    fn step<T>(&self, name: &str, real: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.fails == name {
+            return Err(io::Error::other(format!("no {name}")));
+        }
+        real()
+    }
+}
+
+struct FailingFile {
+    real: Arc<dyn File>,
+    fails: &'static str,
+}
+
+impl File for FailingFile {
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.real.read_exact_at(buffer, at)
+    }
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.fails == "write" {
+            // A full disk takes some of it.
+            self.real.write_all_at(&bytes[..bytes.len() / 2], at)?;
+            return Err(io::Error::other("no write"));
+        }
+        self.real.write_all_at(bytes, at)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.real.set_len(len)
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.real.size()
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Failing { fails: self.fails }.step("sync", || self.real.sync_data())
+    }
+}
+
+impl Storage for Failing {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        RealStorage.open(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let real = self.step("create", || RealStorage.create(path))?;
+        let fails = self.fails;
+        Ok(Arc::new(FailingFile { real, fails }))
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.step("folder", || RealStorage.create_dir_all(path))
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealStorage.list(dir)
+    }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealStorage.exists(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step("rename", || RealStorage.rename(from, to))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealStorage.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.step("sync_dir", || RealStorage.sync_dir(dir))
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.step("lock", || RealStorage.lock(path))
+    }
+}
+
+/// Protects the keys there are from a change that fails half-way, at any step; and the next
+/// change from what it left behind.
+#[test]
+fn a_change_that_fails_leaves_the_keys_as_they_were() {
+    let (_folder, file) = in_folder();
+    file.create(&user("first")).unwrap();
+    let before = text(&file);
+    for fails in ["folder", "lock", "create", "write", "sync", "rename"] {
+        let failing = KeysFile {
+            path: file.path.clone(),
+            storage: Arc::new(Failing { fails }),
+        };
+        let refused = failing.create(&user("second")).unwrap_err();
+        assert!(matches!(refused, KeysError::Write { .. }), "{refused}");
+        assert_eq!(text(&file), before, "{fails}");
+    }
+    // Renamed, but not known to survive: said, and the file is whole.
+    let failing = KeysFile {
+        path: file.path.clone(),
+        storage: Arc::new(Failing { fails: "sync_dir" }),
+    };
+    assert!(failing.create(&user("second")).is_err());
+    file.create(&user("third")).unwrap();
+    let users = file.list().unwrap().into_iter().map(|key| key.user);
+    assert_eq!(
+        users.collect::<Vec<_>>(),
+        ["first", "second", "third"].map(user)
+    );
+}

@@ -1,0 +1,240 @@
+//! A log in memory for the tests of this crate, with faults on demand.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tally_domain::{LogId, Offset, Position};
+use tally_log::{
+    AppendDone, AppendError, AppendRefused, Batch, EventLog, LogHealth, LogIdentity, LogReader,
+    NewRecord, ReadError,
+};
+
+/// What an append comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Taken,
+    Refused(AppendRefused),
+    Failed(AppendError),
+    /// Taken, and nobody is told.
+    Silent,
+}
+
+/// Clones are the same log.
+#[derive(Clone)]
+pub(crate) struct MemoryLog {
+    identity: LogIdentity,
+    shared: Arc<(Mutex<Inner>, Condvar)>,
+}
+
+struct Inner {
+    partitions: Vec<Kept>,
+    appends: u64,
+    woken: u64,
+    fate: Fate,
+    unreadable: Option<ReadError>,
+}
+
+#[derive(Default)]
+struct Kept {
+    records: Vec<(Offset, Vec<u8>, Vec<u8>)>,
+    first: Offset,
+    head: Offset,
+}
+
+impl MemoryLog {
+    pub(crate) fn new(partitions: u32) -> Self {
+        let id = LogId::now_v7();
+        let inner = Inner {
+            partitions: (0..partitions).map(|_| Kept::default()).collect(),
+            appends: 0,
+            woken: 0,
+            fate: Fate::Taken,
+            unreadable: None,
+        };
+        Self {
+            identity: LogIdentity { id, partitions },
+            shared: Arc::new((Mutex::new(inner), Condvar::new())),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let (inner, changed) = &*self.shared;
+        let made = change(&mut inner.lock());
+        changed.notify_all();
+        made
+    }
+
+    /// Adds a record as another writer would, and returns its offset.
+    pub(crate) fn add(&self, partition: u32, key: &[u8], value: &[u8]) -> Offset {
+        self.change(|inner| inner.partitions[partition as usize].push(key, value))
+    }
+
+    /// Offsets that no record has, as Kafka's transaction markers leave them.
+    pub(crate) fn skip(&self, partition: u32, how_many: u64) {
+        self.change(|inner| inner.partitions[partition as usize].head += how_many);
+    }
+
+    /// Removes everything that is in it.
+    pub(crate) fn truncate_to_head(&self) {
+        self.change(|inner| {
+            for kept in &mut inner.partitions {
+                kept.records.clear();
+                kept.first = kept.head;
+            }
+        });
+    }
+
+    /// What the next appends come to.
+    pub(crate) fn set_fate(&self, fate: Fate) {
+        self.change(|inner| inner.fate = fate);
+    }
+
+    /// Whether readers can read.
+    pub(crate) fn set_unreadable(&self, why: Option<ReadError>) {
+        self.change(|inner| inner.unreadable = why);
+    }
+
+    /// How many appends were taken.
+    pub(crate) fn appends(&self) -> u64 {
+        self.shared.0.lock().appends
+    }
+
+    /// The values of a partition's records, in order.
+    pub(crate) fn values(&self, partition: u32) -> Vec<String> {
+        let inner = self.shared.0.lock();
+        let records = inner.partitions[partition as usize].records.iter();
+        records
+            .map(|(_, _, value)| String::from_utf8_lossy(value).into_owned())
+            .collect()
+    }
+
+    /// How many handles on the log there are.
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.shared)
+    }
+
+    pub(crate) fn arc(&self) -> Arc<dyn EventLog> {
+        Arc::new(self.clone())
+    }
+}
+
+impl Kept {
+    fn push(&mut self, key: &[u8], value: &[u8]) -> Offset {
+        let offset = self.head;
+        self.records.push((offset, key.to_vec(), value.to_vec()));
+        self.head += 1;
+        offset
+    }
+}
+
+impl EventLog for MemoryLog {
+    fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    fn append(&self, records: Vec<NewRecord>, done: AppendDone) -> Result<(), AppendRefused> {
+        let fate = self.shared.0.lock().fate.clone();
+        match fate {
+            Fate::Refused(refused) => return Err(refused),
+            Fate::Failed(error) => done(records.iter().map(|_| Err(error.clone())).collect()),
+            Fate::Taken | Fate::Silent => {
+                let offsets: Vec<Offset> = self.change(|inner| {
+                    inner.appends += 1;
+                    let partitions = &mut inner.partitions;
+                    let push =
+                        |r: NewRecord| partitions[r.partition as usize].push(&r.key, &r.value);
+                    records.into_iter().map(push).collect()
+                });
+                if fate == Fate::Taken {
+                    done(offsets.into_iter().map(Ok).collect());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reader(&self, from: &[Position]) -> Result<Box<dyn LogReader>, ReadError> {
+        let inner = self.shared.0.lock();
+        for Position { partition, offset } in from.iter().copied() {
+            let Kept { first, head, .. } = inner.partitions[partition as usize];
+            if offset < first || offset > head {
+                return Err(ReadError::OutOfRange {
+                    partition,
+                    wanted: offset,
+                    first,
+                    head,
+                });
+            }
+        }
+        Ok(Box::new(MemoryReader {
+            log: self.clone(),
+            at: from.to_vec(),
+            woken: inner.woken,
+        }))
+    }
+
+    fn first(&self) -> Result<Vec<Offset>, ReadError> {
+        let inner = self.shared.0.lock();
+        Ok(inner.partitions.iter().map(|kept| kept.first).collect())
+    }
+
+    fn head(&self) -> Result<Vec<Offset>, ReadError> {
+        let inner = self.shared.0.lock();
+        Ok(inner.partitions.iter().map(|kept| kept.head).collect())
+    }
+
+    fn health(&self) -> LogHealth {
+        LogHealth::Ok
+    }
+
+    fn close(&self, _: Duration) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    at: Vec<Position>,
+    woken: u64,
+}
+
+impl LogReader for MemoryReader {
+    fn next(&mut self, batch: &mut Batch, wait: Duration) -> Result<(), ReadError> {
+        batch.clear();
+        let until = Instant::now() + wait;
+        let (inner, changed) = &*self.log.shared;
+        let mut inner = inner.lock();
+        loop {
+            if let Some(why) = &inner.unreadable {
+                return Err(why.clone());
+            }
+            let mut moved = false;
+            for position in &mut self.at {
+                let kept = &inner.partitions[position.partition as usize];
+                let new = kept.records.iter().filter(|r| r.0 >= position.offset);
+                for (offset, key, value) in new {
+                    batch.push(position.partition, *offset, 0, key, value);
+                }
+                moved |= position.offset < kept.head;
+                position.offset = position.offset.max(kept.head);
+            }
+            if moved || inner.woken != self.woken {
+                self.woken = inner.woken;
+                return Ok(());
+            }
+            if changed.wait_until(&mut inner, until).timed_out() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        self.at.clone()
+    }
+
+    fn waker(&self) -> Box<dyn Fn() + Send + Sync> {
+        let log = self.log.clone();
+        Box::new(move || log.change(|inner| inner.woken += 1))
+    }
+}
