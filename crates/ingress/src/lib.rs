@@ -1,10 +1,12 @@
 //! HTTP in: who asks, whether what they ask for exists, and what they are answered.
 //!
+//! - [`api`]: the public API; start here
 //! - [`auth`]: API keys, and whom a request comes from
 //! - [`catalogue`]: which resources exist
 //! - [`inspect`]: logs and state as lines of JSON
 //! - [`management`]: the second listener: metrics, health, administration
 
+pub mod api;
 pub mod auth;
 pub mod catalogue;
 mod clock;
@@ -12,3 +14,5 @@ pub mod inspect;
 pub mod management;
 #[cfg(test)]
 mod memory_log;
+
+pub use api::server::{ApiOptions, ApiParts, ApiServer, CatalogueMode, StartError, start_api};

@@ -1,0 +1,157 @@
+//! Appends of one thread, gathered: requests that are worked on in the same turn of the thread's
+//! loop share one call of the log. The first of them wakes a task of the thread; by the time it
+//! has its turn, all connections that had something to read have had theirs.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use tally_domain::{EventId, Offset, Partition};
+use tally_log::{AppendError, EventLog, NewRecord};
+use tally_projector::Projector;
+use tokio::sync::Notify;
+
+use super::metrics::Metrics;
+
+/// The most records in one append.
+const MAX_RECORDS: usize = 1_024;
+
+/// What the log said about one append, for whoever waits past the limit of the fold.
+#[derive(Debug, Default)]
+pub(crate) struct Ack {
+    results: OnceLock<Vec<Result<Offset, AppendError>>>,
+    said: Notify,
+}
+
+impl Ack {
+    fn set(&self, results: Vec<Result<Offset, AppendError>>) {
+        // The log says it once.
+        let _ = self.results.set(results);
+        self.said.notify_waiters();
+    }
+
+    /// What became of the record at `place`, as soon as the log says so.
+    pub(crate) async fn of(&self, place: usize) -> Result<Offset, AppendError> {
+        loop {
+            let said = self.said.notified();
+            if let Some(results) = self.results.get() {
+                let unsaid = || AppendError::FateUnknown("the log said nothing of it".to_owned());
+                return results.get(place).cloned().unwrap_or_else(|| Err(unsaid()));
+            }
+            said.await;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Gathered {
+    records: Vec<NewRecord>,
+    ids: Vec<(Partition, EventId)>,
+    ack: Arc<Ack>,
+}
+
+struct Shared {
+    log: Arc<dyn EventLog>,
+    projector: Arc<Projector>,
+    metrics: Metrics,
+    gathered: RefCell<Gathered>,
+    wake: Notify,
+}
+
+/// One thread's way into the log. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Batches(Rc<Shared>);
+
+impl Batches {
+    /// The batches of a thread; its [`run`](Self::run) has to be spawned on it.
+    pub(crate) fn new(log: Arc<dyn EventLog>, projector: Arc<Projector>, metrics: Metrics) -> Self {
+        Self(Rc::new(Shared {
+            log,
+            projector,
+            metrics,
+            gathered: RefCell::default(),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Adds an event whose waiter is registered; it is appended before the thread waits for
+    /// anything. Returns where the log's word will be, and at which place of it.
+    pub(crate) fn add(&self, id: EventId, record: NewRecord) -> (Arc<Ack>, usize) {
+        let mut gathered = self.0.gathered.borrow_mut();
+        let place = gathered.records.len();
+        let ack = Arc::clone(&gathered.ack);
+        gathered.ids.push((record.partition, id));
+        gathered.records.push(record);
+        drop(gathered);
+        if place == 0 {
+            self.0.wake.notify_one();
+        } else if place + 1 >= MAX_RECORDS {
+            self.append();
+        }
+        (ack, place)
+    }
+
+    /// Appends what was gathered, turn by turn, until the runtime ends.
+    pub(crate) async fn run(self) {
+        loop {
+            self.0.wake.notified().await;
+            self.append();
+        }
+    }
+
+    fn append(&self) {
+        let Gathered { records, ids, ack } = self.0.gathered.take();
+        if records.is_empty() {
+            return;
+        }
+        let Shared {
+            log,
+            projector,
+            metrics,
+            ..
+        } = &*self.0;
+        let many = records.len();
+        metrics
+            .batch_records
+            .observe(f64::from(u32::try_from(many).unwrap_or(u32::MAX)));
+        let ids = Arc::new(ids);
+        let done = {
+            let (projector, ids, ack) = (Arc::clone(projector), Arc::clone(&ids), Arc::clone(&ack));
+            Box::new(move |results: Vec<Result<Offset, AppendError>>| {
+                fail_each(&projector, &ids, &results);
+                ack.set(results);
+            })
+        };
+        // A panic in the log must not end the only task that appends.
+        let appended = catch_unwind(AssertUnwindSafe(|| log.append(records, done)));
+        let error = match appended {
+            Ok(Ok(())) => return,
+            Ok(Err(refused)) => {
+                tracing::debug!(%refused, records = many, "the log refused an append");
+                AppendError::NotWritten(refused.to_string())
+            }
+            Err(_) => AppendError::FateUnknown("the log panicked".to_owned()),
+        };
+        let results = vec![Err(error); many];
+        fail_each(projector, &ids, &results);
+        ack.set(results);
+    }
+}
+
+/// Completes the waiters of records that were not acknowledged. Those that were are completed by
+/// the fold.
+fn fail_each(
+    projector: &Projector,
+    ids: &[(Partition, EventId)],
+    results: &[Result<Offset, AppendError>],
+) {
+    let unsaid = || AppendError::FateUnknown("the log said nothing of it".to_owned());
+    for (place, (partition, id)) in ids.iter().enumerate() {
+        match results.get(place) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => projector.fail_event(*partition, *id, error.clone()),
+            None => projector.fail_event(*partition, *id, unsaid()),
+        }
+    }
+}

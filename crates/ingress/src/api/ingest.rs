@@ -1,0 +1,280 @@
+//! An interaction's way into the log and back: waiter, append, verdict.
+//!
+//! Everything that can refuse an interaction comes before the append. After it there are three
+//! answers: the verdict of the fold; that the event is in the log but not folded yet; that nobody
+//! knows. A success is never said before the log has acknowledged the event, or the fold has read
+//! it, which it can only once it is durable.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tally_domain::{
+    Counters, Event, EventId, EventTime, IdempotencyKey, InteractionType, LogId, Outcome,
+    Partition, Position, PositionToken, Resource, Toggles, UserId, encode,
+};
+use tally_log::{AppendError, EventLog, NewRecord};
+use tally_projector::{EventFate, Mailbox, Projector};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use uuid::{ContextV7, Timestamp};
+
+use super::batch::{Ack, Batches};
+use super::error::ApiError;
+use super::metrics::{IngestResult, Metrics};
+
+const TOO_MANY: &str = "Too many interactions are waiting; try again soon.";
+const NOT_WRITTEN: &str = "The interaction could not be recorded; try again soon.";
+const DISK_FULL: &str = "The interaction could not be recorded, the disk is full; try again later.";
+
+/// How long an interaction is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitLimits {
+    /// For its verdict, before it is answered without.
+    pub(crate) verdict: Duration,
+    /// For the log's word, from the append on, before nobody knows.
+    pub(crate) log: Duration,
+}
+
+/// One thread's way to record interactions.
+pub(crate) struct Ingest {
+    log_id: LogId,
+    partitions: u32,
+    projector: Arc<Projector>,
+    batches: Batches,
+    mailbox: Mailbox,
+    limits: WaitLimits,
+    metrics: Metrics,
+    ids: ContextV7,
+}
+
+/// An interaction that is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// Its event.
+    pub(crate) event_id: EventId,
+    /// Where the event stands.
+    pub(crate) position: PositionToken,
+    /// What the fold made of it; `None` where it has not come to it yet.
+    pub(crate) outcome: Option<Outcome>,
+    /// The resource's counters, this event included where there is an outcome.
+    pub(crate) counters: Counters,
+    /// The user's toggles, likewise.
+    pub(crate) toggles: Toggles,
+}
+
+/// A waiter's place with the projector: given up when its request is.
+struct Waiting<'a> {
+    ingest: &'a Ingest,
+    partition: Partition,
+    id: EventId,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.ingest.metrics.ingested(IngestResult::ClientGone);
+        }
+        self.ingest.projector.forget_event(self.partition, self.id);
+    }
+}
+
+impl Ingest {
+    /// A thread's way; to be made on that thread, inside its runtime, on which it spawns the two
+    /// tasks that it needs.
+    pub(crate) fn start(
+        log: Arc<dyn EventLog>,
+        projector: Arc<Projector>,
+        limits: WaitLimits,
+        metrics: Metrics,
+    ) -> Self {
+        let (mailbox, deliveries) = Mailbox::new();
+        let identity = log.identity();
+        let batches = Batches::new(log, Arc::clone(&projector), metrics.clone());
+        actix_web::rt::spawn(deliveries.run());
+        actix_web::rt::spawn(batches.clone().run());
+        Self {
+            log_id: identity.id,
+            partitions: identity.partitions,
+            projector,
+            batches,
+            mailbox,
+            limits,
+            metrics,
+            ids: ContextV7::new(),
+        }
+    }
+
+    /// Where this thread's waiters get their answers.
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Records an interaction and waits for what becomes of it.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`]: nothing was recorded. [`ApiError::FateUnknown`],
+    /// [`ApiError::KeyReused`], [`ApiError::Internal`]: it is or may be in the log.
+    pub(crate) async fn record(
+        &self,
+        user: UserId,
+        resource: Resource,
+        interaction: InteractionType,
+        idempotency_key: Option<IdempotencyKey>,
+    ) -> Result<Recorded, ApiError> {
+        let (id, at) = self.new_id();
+        let key = resource.key();
+        let partition = tally_domain::partition::partition_of(key.as_bytes(), self.partitions);
+        let event = Event {
+            id,
+            at,
+            user,
+            resource,
+            interaction,
+            idempotency_key,
+        };
+        let Ok(mut fate) = self.projector.wait_for_event(partition, id, &self.mailbox) else {
+            self.metrics.ingested(IngestResult::Refused);
+            return Err(ApiError::Unavailable(TOO_MANY));
+        };
+        let mut waiting = Waiting {
+            ingest: self,
+            partition,
+            id,
+            answered: false,
+        };
+        let record = NewRecord {
+            partition,
+            key: key.as_bytes().to_vec(),
+            value: encode(&event),
+        };
+        let (ack, place) = self.batches.add(id, record);
+        let settled = match timeout(self.limits.verdict, &mut fate).await {
+            Ok(Ok(fate)) => Some(fate),
+            Ok(Err(_)) => None,
+            Err(_) => self.word_of_log(&mut fate, &ack, place).await,
+        };
+        let answer = match settled {
+            Some(fate) => self.verdict(id, fate),
+            None => self.late(&event, partition, &ack, place).await,
+        };
+        waiting.answered = true;
+        answer
+    }
+
+    /// An id and a time, of one reading of the clock.
+    fn new_id(&self) -> (EventId, EventTime) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let timestamp = Timestamp::from_unix(&self.ids, now.as_secs(), now.subsec_nanos());
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        (EventId::new_v7(timestamp), EventTime::from_millis(millis))
+    }
+
+    /// Waits for the log's word, past the limit for the verdict: the verdict, where it comes
+    /// meanwhile after all.
+    async fn word_of_log(
+        &self,
+        fate: &mut oneshot::Receiver<EventFate>,
+        ack: &Ack,
+        place: usize,
+    ) -> Option<EventFate> {
+        let left = self.limits.log.saturating_sub(self.limits.verdict);
+        let either = async {
+            tokio::select! {
+                biased;
+                fate = fate => fate.ok(),
+                _ = ack.of(place) => None,
+            }
+        };
+        timeout(left, either).await.ok().flatten()
+    }
+
+    fn verdict(&self, event_id: EventId, fate: EventFate) -> Result<Recorded, ApiError> {
+        let (result, answer) = match fate {
+            EventFate::Folded(verdict) => (
+                IngestResult::Folded,
+                match verdict.outcome {
+                    Outcome::Conflict => Err(ApiError::KeyReused),
+                    Outcome::Applied
+                    | Outcome::NoChange
+                    | Outcome::Duplicate
+                    | Outcome::Filtered => Ok(Recorded {
+                        event_id,
+                        position: PositionToken::new(self.log_id, verdict.position),
+                        outcome: Some(verdict.outcome),
+                        counters: verdict.counters,
+                        toggles: verdict.toggles,
+                    }),
+                },
+            ),
+            EventFate::DeadLetter(reason) => (
+                IngestResult::DeadLetter,
+                Err(ApiError::Internal(format!(
+                    "the fold kept our own event {event_id} as a dead letter: {reason:?}"
+                ))),
+            ),
+            EventFate::Failed(error) => failure(error),
+        };
+        self.metrics.ingested(result);
+        answer
+    }
+
+    /// The answer without a verdict: what the log says of the event, and the newest state.
+    async fn late(
+        &self,
+        event: &Event,
+        partition: Partition,
+        ack: &Ack,
+        place: usize,
+    ) -> Result<Recorded, ApiError> {
+        let said = timeout(self.limits.log, ack.of(place)).await;
+        let (result, answer) = match said {
+            Ok(Ok(offset)) => {
+                let position = Position { partition, offset };
+                (IngestResult::Late, self.newest(event, position).await)
+            }
+            Ok(Err(error)) => failure(error),
+            Err(_) => (IngestResult::FateUnknown, Err(ApiError::FateUnknown)),
+        };
+        self.metrics.ingested(result);
+        answer
+    }
+
+    /// Asks for the newest state, on a thread where that may block.
+    async fn newest(&self, event: &Event, position: Position) -> Result<Recorded, ApiError> {
+        let (projector, resource) = (Arc::clone(&self.projector), event.resource);
+        let user = event.user.clone();
+        let read = actix_web::web::block(move || projector.read(resource, &user));
+        let why = match timeout(self.limits.verdict, read).await {
+            Ok(Ok(Ok(view))) => {
+                return Ok(Recorded {
+                    event_id: event.id,
+                    position: PositionToken::new(self.log_id, position),
+                    outcome: None,
+                    counters: view.counters,
+                    toggles: view.toggles,
+                });
+            }
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        // The event is safe, but there is no state to show: only a retry can give an answer.
+        tracing::error!(why, "the state can't be read for an answer");
+        Err(ApiError::FateUnknown)
+    }
+}
+
+fn failure(error: AppendError) -> (IngestResult, Result<Recorded, ApiError>) {
+    tracing::debug!(%error, "an interaction was not acknowledged");
+    let (result, error) = match error {
+        AppendError::NotWritten(_) => {
+            (IngestResult::NotWritten, ApiError::Unavailable(NOT_WRITTEN))
+        }
+        AppendError::DiskFull(_) => (IngestResult::NotWritten, ApiError::Unavailable(DISK_FULL)),
+        AppendError::FateUnknown(_) => (IngestResult::FateUnknown, ApiError::FateUnknown),
+    };
+    (result, Err(error))
+}

@@ -1,0 +1,249 @@
+//! What Prometheus sees of the public API, declared once. Labels are words of ours, never
+//! anything a client sent.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Result,
+};
+
+use super::route::Route;
+
+/// From a tenth of a millisecond to ten seconds: a fast disk's sync, up to a slow one's limit.
+const SECONDS: [f64; 14] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
+];
+const BATCH: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+
+/// Methods with a label of their own; the last stands for all others.
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
+];
+/// Statuses that the API answers with; the last stands for all others.
+const STATUSES: [&str; 15] = [
+    "200", "204", "308", "400", "401", "404", "405", "408", "413", "415", "422", "429", "500",
+    "503", "other",
+];
+
+/// What became of an interaction on its way into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IngestResult {
+    /// Folded, and answered with the verdict.
+    Folded,
+    /// In the log, but answered before it was folded.
+    Late,
+    /// Refused before anything was written.
+    Refused,
+    /// Certainly not in the log.
+    NotWritten,
+    /// In the log, or not.
+    FateUnknown,
+    /// In the log, and kept as a dead letter by the fold.
+    DeadLetter,
+    /// Nobody waited for the answer any more.
+    ClientGone,
+}
+
+impl IngestResult {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Folded, "folded"),
+        (Self::Late, "late"),
+        (Self::Refused, "refused"),
+        (Self::NotWritten, "not_written"),
+        (Self::FateUnknown, "fate_unknown"),
+        (Self::DeadLetter, "dead_letter"),
+        (Self::ClientGone, "client_gone"),
+    ];
+}
+
+/// The API's metrics; clones are the same metrics.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    requests: Arc<RequestCounters>,
+    /// By route.
+    seconds: Arc<Vec<Histogram>>,
+    pub(crate) in_flight: IntGauge,
+    results: Arc<Vec<(IngestResult, IntCounter)>>,
+    pub(crate) batch_records: Histogram,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// Where a name is taken.
+    pub(crate) fn register(registry: &Registry) -> Result<Self> {
+        let requests = add(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tally_http_requests_total",
+                    "Requests answered by the public API, by route, method and status.",
+                ),
+                &["route", "method", "status"],
+            ),
+        )?;
+        let seconds = add(
+            registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "tally_http_request_duration_seconds",
+                    "From a request's head to its answer, by route.",
+                )
+                .buckets(SECONDS.to_vec()),
+                &["route"],
+            ),
+        )?;
+        let results = add(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tally_ingest_interactions_total",
+                    "Interactions that were valid, by what became of them on their way.",
+                ),
+                &["result"],
+            ),
+        )?;
+        let in_flight = IntGauge::new(
+            "tally_http_requests_in_flight",
+            "Requests of the public API that are not answered yet.",
+        );
+        let batch = HistogramOpts::new(
+            "tally_ingest_batch_records",
+            "Interactions handed to the log in one append.",
+        );
+        Ok(Self {
+            requests: Arc::new(RequestCounters::new(requests)),
+            seconds: Arc::new(
+                Route::LABELS
+                    .iter()
+                    .map(|route| seconds.get_metric_with_label_values(&[route]))
+                    .collect::<Result<_>>()?,
+            ),
+            in_flight: add(registry, in_flight)?,
+            results: Arc::new(
+                IngestResult::ALL
+                    .iter()
+                    .map(|(result, word)| {
+                        Ok((*result, results.get_metric_with_label_values(&[word])?))
+                    })
+                    .collect::<Result<_>>()?,
+            ),
+            batch_records: add(
+                registry,
+                Histogram::with_opts(batch.buckets(BATCH.to_vec())),
+            )?,
+        })
+    }
+
+    /// Notes an answer.
+    pub(crate) fn answered(
+        &self,
+        route: Route,
+        method: &Method,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        if let Some(counter) = self.requests.get(route, method.as_str(), status.as_str()) {
+            counter.inc();
+        }
+        if let Some(histogram) = self.seconds.get(route.place()) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// Notes what became of an interaction.
+    pub(crate) fn ingested(&self, result: IngestResult) {
+        if let Some((_, counter)) = self.results.iter().find(|(other, _)| *other == result) {
+            counter.inc();
+        }
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<C>) -> Result<C> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// A counter for each route, method and status, made when it is first wanted.
+struct RequestCounters {
+    family: IntCounterVec,
+    made: Vec<OnceLock<Option<IntCounter>>>,
+}
+
+impl RequestCounters {
+    fn new(family: IntCounterVec) -> Self {
+        let many = Route::LABELS.len() * METHODS.len() * STATUSES.len();
+        let made = (0..many).map(|_| OnceLock::new()).collect();
+        Self { family, made }
+    }
+
+    fn get(&self, route: Route, method: &str, status: &str) -> Option<&IntCounter> {
+        let (method, method_label) = label(&METHODS, method)?;
+        let (status, status_label) = label(&STATUSES, status)?;
+        let route_label = Route::LABELS.get(route.place())?;
+        let place = (route.place() * METHODS.len() + method) * STATUSES.len() + status;
+        let labels = [*route_label, method_label, status_label];
+        let make = || self.family.get_metric_with_label_values(&labels).ok();
+        self.made.get(place)?.get_or_init(make).as_ref()
+    }
+}
+
+/// A word's place in a list and the word itself; those of the last where it is not in it.
+fn label<'a>(all: &[&'a str], word: &str) -> Option<(usize, &'a str)> {
+    let last = all.len().checked_sub(1)?;
+    let place = all.iter().position(|other| *other == word).unwrap_or(last);
+    Some((place, all.get(place)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects Prometheus from series that clients make up.
+    #[test]
+    fn what_clients_send_is_never_a_label() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        for number in 0..50_u16 {
+            let method = Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
+            let status = StatusCode::from_u16(900 + number).unwrap();
+            metrics.answered(Route::None, &method, status, Duration::ZERO);
+        }
+        metrics.answered(
+            Route::Interact,
+            &Method::POST,
+            StatusCode::OK,
+            Duration::ZERO,
+        );
+        let requests = registry.gather();
+        let requests = requests
+            .iter()
+            .find(|f| f.name() == "tally_http_requests_total")
+            .unwrap();
+        let mut series: Vec<String> = requests
+            .get_metric()
+            .iter()
+            .map(|metric| {
+                let labels = metric
+                    .get_label()
+                    .iter()
+                    .map(|label| label.value().to_owned());
+                format!(
+                    "{} {}",
+                    labels.collect::<Vec<_>>().join(" "),
+                    metric.get_counter().get_value()
+                )
+            })
+            .collect();
+        series.sort();
+        assert_eq!(series, ["POST interact 200 1", "other none other 50"]);
+    }
+}

@@ -1,0 +1,228 @@
+//! The API's description, made from the types below. Names, texts and tags of the interaction
+//! endpoint are the public contract's; what we add leaves a client of it working.
+
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ObjectBuilder, OpenApi, RefOr, Schema};
+use utoipa::{Modify, OpenApi as _, PartialSchema, ToSchema};
+
+/// The whole description.
+pub(crate) fn description() -> OpenApi {
+    Description::openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "AISquare Studio API", version = "1.0.0", description = "Record what people do with content, and read the updated state at once."),
+    paths(interact, resource),
+    components(schemas(ErrorDetail, ResourceState)),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
+)]
+struct Description;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, description: &mut OpenApi) {
+        let components = description.components.get_or_insert_default();
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("bearer", scheme);
+    }
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes")]
+enum MetricsResourceTypeEnum {
+    Quest,
+    AiNote,
+    AiExpert,
+    Podcast,
+    Collection,
+    Publication,
+    AiVideo,
+    Profile,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes")]
+enum InteractionTypeEnum {
+    View,
+    Like,
+    Unlike,
+    Share,
+    Bookmark,
+    Unbookmark,
+    Comment,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it only describes")]
+enum OutcomeEnum {
+    Applied,
+    NoChange,
+    Duplicate,
+    Filtered,
+}
+
+/// Any whole number, in any spelling that JSON has.
+struct AnyInteger;
+
+impl PartialSchema for AnyInteger {
+    fn schema() -> RefOr<Schema> {
+        let integer = ObjectBuilder::new().schema_type(utoipa::openapi::Type::Integer);
+        Schema::from(integer).into()
+    }
+}
+
+impl ToSchema for AnyInteger {}
+
+/// As the contract describes its errors.
+struct AnyType;
+
+impl PartialSchema for AnyType {
+    fn schema() -> RefOr<Schema> {
+        let any = ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+            .description(Some("Any type"));
+        Schema::from(any).into()
+    }
+}
+
+impl ToSchema for AnyType {}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct InteractionRequest {
+    #[schema(inline = false)]
+    resource_type: MetricsResourceTypeEnum,
+    #[schema(inline)]
+    resource_id: AnyInteger,
+    #[schema(inline = false)]
+    interaction_type: InteractionTypeEnum,
+}
+
+/// The resource's counters.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct Counters {
+    /// Views ever.
+    views: u64,
+    /// Users who like it now.
+    likes: u64,
+    /// Shares ever.
+    shares: u64,
+    /// Users who have it bookmarked now.
+    bookmarks: u64,
+    /// Comments ever.
+    comments: u64,
+}
+
+/// What the caller has set on the resource.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct UserState {
+    /// The caller likes it.
+    liked: bool,
+    /// The caller has it bookmarked.
+    bookmarked: bool,
+}
+
+#[derive(ToSchema)]
+#[schema(as = metrics_interactCreate_Response_200)]
+#[expect(dead_code, reason = "it only describes")]
+struct InteractionResponse {
+    resource_type: MetricsResourceTypeEnum,
+    #[schema(inline)]
+    resource_id: AnyInteger,
+    interaction_type: InteractionTypeEnum,
+    /// What became of it; null where it is recorded, but not counted yet.
+    outcome: Option<OutcomeEnum>,
+    /// Whether counters and user include this interaction.
+    visible: bool,
+    counters: Counters,
+    user: UserState,
+    /// The event's id, a UUID.
+    event_id: String,
+    /// The event's position, for `at_least`.
+    position: String,
+}
+
+/// A resource as of its newest event.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct ResourceState {
+    resource_type: MetricsResourceTypeEnum,
+    #[schema(inline)]
+    resource_id: AnyInteger,
+    /// Whether it includes the position that was asked for.
+    visible: bool,
+    counters: Counters,
+    user: UserState,
+    /// The position it is as of; null before the first event.
+    position: Option<String>,
+}
+
+/// An error that is no field's.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct ErrorDetail {
+    /// In a sentence.
+    detail: String,
+    /// As a word.
+    code: Option<String>,
+}
+
+#[utoipa::path(
+    post,
+    path = "/api/v1/metrics/interact/",
+    operation_id = "interact-create",
+    tag = "subpackage_metrics",
+    summary = "Log User Interaction",
+    description = "Record a user interaction with a resource and get updated state",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Makes a retry safe: the same key with the same interaction counts once."),
+    ),
+    request_body(content = InteractionRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "Interaction recorded successfully", body = InteractionResponse),
+        (status = 400, description = "Invalid request data", body = inline(AnyType)),
+        (status = 401, description = "Authentication required", body = inline(AnyType)),
+        (status = 404, description = "Resource not found", body = inline(AnyType)),
+        (status = 408, description = "The body did not come in time", body = ErrorDetail),
+        (status = 413, description = "The body is too large", body = ErrorDetail),
+        (status = 415, description = "The body is not declared as JSON", body = ErrorDetail),
+        (status = 422, description = "The Idempotency-Key was used with another interaction", body = ErrorDetail),
+        (status = 503, description = "Not recorded, or nobody knows (see code); retry with the same Idempotency-Key", body = ErrorDetail,
+            headers(("Retry-After" = u32, description = "In seconds"))),
+    ),
+)]
+#[expect(dead_code, reason = "it only describes")]
+fn interact() {}
+
+#[utoipa::path(
+    get,
+    path = "/api/v1/metrics/resources/{type}/{id}/",
+    operation_id = "resource-retrieve",
+    tag = "subpackage_metrics",
+    summary = "Read a resource's state",
+    description = "Counters of a resource and the caller's toggles, as of now or at least of a position",
+    params(
+        ("type" = inline(MetricsResourceTypeEnum), Path, description = "The kind of resource"),
+        ("id" = u64, Path, description = "The resource's id"),
+        ("at_least" = Option<String>, Query, description = "A position from an earlier answer: wait until the state includes it"),
+    ),
+    responses(
+        (status = 200, description = "The state", body = ResourceState),
+        (status = 400, description = "The position can't be waited for", body = ErrorDetail),
+        (status = 401, description = "Authentication required", body = ErrorDetail),
+        (status = 404, description = "Resource not found", body = ErrorDetail),
+        (status = 503, description = "Too many wait", body = ErrorDetail,
+            headers(("Retry-After" = u32, description = "In seconds"))),
+    ),
+)]
+#[expect(dead_code, reason = "it only describes")]
+fn resource() {}
