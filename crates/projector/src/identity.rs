@@ -12,10 +12,12 @@ use tally_log::{Batch, EventLog, LogIdentity, ReadError};
 
 use crate::error::{OpenError, StateError};
 use crate::metrics::{Metrics, unix_seconds};
-use crate::projector::Options;
 use crate::redo::RedoFile;
 use crate::store::layout::{self, Place};
-use crate::store::{SledStore, Store, StoreError};
+use crate::store::{OpenStore, Store, StoreError};
+
+/// The store's folder in the state's.
+const STORE: &str = "sled";
 
 /// What state remembers of its log and its fold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +116,7 @@ pub(crate) fn open_state(
     log: &dyn EventLog,
     storage: &dyn Storage,
     dir: &Path,
-    options: &Options,
+    open_store: &OpenStore<'_>,
     metrics: &Metrics,
 ) -> Result<OpenedState, OpenError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
@@ -127,7 +129,7 @@ pub(crate) fn open_state(
         storage.create_dir_all(path).map_err(failed)
     };
     make_dir(dir)?;
-    let cause = match read_state(storage, dir, options, &wanted) {
+    let cause = match read_state(storage, dir, open_store, &wanted) {
         Ok(Some(opened)) => {
             check_against(log, &opened.partitions)?;
             return Ok(opened);
@@ -157,7 +159,7 @@ pub(crate) fn open_state(
     let aside = set_aside(storage, dir)?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
-    let fresh = read_state(storage, dir, options, &wanted)?;
+    let fresh = read_state(storage, dir, open_store, &wanted)?;
     let fresh =
         fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
     check_against(log, &fresh.partitions)?;
@@ -168,7 +170,7 @@ pub(crate) fn open_state(
 fn read_state(
     storage: &dyn Storage,
     dir: &Path,
-    options: &Options,
+    open_store: &OpenStore<'_>,
     wanted: &Identity,
 ) -> Result<Option<OpenedState>, OpenError> {
     if let Some(what) = DamageMark::new(storage, dir).get()? {
@@ -176,14 +178,13 @@ fn read_state(
     }
     let redo_file = RedoFile::new(storage, dir);
     let redo = redo_file.read()?;
-    let store =
-        SledStore::open(&dir.join("sled"), options.sled_cache_bytes).map_err(StateError::Store)?;
+    let store = open_store(&dir.join(STORE)).map_err(StateError::Store)?;
     if let Some(redo) = redo {
         tracing::info!(
             puts = redo.puts(),
             "a checkpoint was cut short; it is finished now"
         );
-        redo.apply(&store).map_err(StateError::Store)?;
+        redo.apply(store.as_ref()).map_err(StateError::Store)?;
         redo_file.remove()?;
     }
     let stored = store.get(layout::IDENTITY).map_err(StateError::Store)?;
@@ -193,17 +194,17 @@ fn read_state(
             return Ok(None);
         }
     }
-    let checkpoint = last_checkpoint(&store)?;
+    let checkpoint = last_checkpoint(store.as_ref())?;
     if stored.is_none() != (checkpoint == 0) {
         let what = "the state's identity or checkpoint number is missing".to_owned();
         return Err(StateError::Damaged(what).into());
     }
     let partitions: Result<Vec<_>, StateError> = (0..wanted.partitions)
-        .map(|partition| restore(&store, partition, wanted))
+        .map(|partition| restore(store.as_ref(), partition, wanted))
         .collect();
     Ok(Some(OpenedState {
         partitions: partitions?,
-        store: Box::new(store),
+        store,
         identity: wanted.clone(),
         checkpoint,
         empty: stored.is_none(),
@@ -374,7 +375,7 @@ fn set_aside(storage: &dyn Storage, dir: &Path) -> Result<PathBuf, StateError> {
     storage
         .create_dir_all(&aside)
         .map_err(failed("set aside"))?;
-    for name in ["sled", "redo", DamageMark::NAME] {
+    for name in [STORE, "redo", DamageMark::NAME] {
         let from = dir.join(name);
         if storage.exists(&from).map_err(failed("set aside"))? {
             storage

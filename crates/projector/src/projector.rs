@@ -21,6 +21,7 @@ use crate::dump::{self, StateDump};
 use crate::error::{OpenError, StateError};
 use crate::metrics::Metrics;
 use crate::shared::{Shared, Slot};
+use crate::store::{OpenStore, SledStore, Store, StoreError};
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
 use crate::{identity, worker};
 
@@ -120,8 +121,27 @@ impl Projector {
         options: Options,
         registry: &prometheus::Registry,
     ) -> Result<Self, OpenError> {
+        let cache_bytes = options.sled_cache_bytes;
+        let sled = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+            Ok(Box::new(SledStore::open(dir, cache_bytes)?))
+        };
+        Self::open_on(&sled, log, storage, dir, options, registry)
+    }
+
+    /// The same on another store than sled.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(
+        store: &OpenStore<'_>,
+        log: Arc<dyn EventLog>,
+        storage: Arc<dyn Storage>,
+        dir: &Path,
+        options: Options,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, OpenError> {
         let metrics = Metrics::register(registry)?;
-        let opened = identity::open_state(log.as_ref(), storage.as_ref(), dir, &options, &metrics)?;
+        let opened = identity::open_state(log.as_ref(), storage.as_ref(), dir, store, &metrics)?;
         let next_offsets: Vec<Offset> = opened
             .partitions
             .iter()

@@ -28,7 +28,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(200);
 enum Ended {
     #[error("the log can't be read")]
     Read(#[from] ReadError),
-    #[error("the state can't be read")]
+    #[error("the state can't be read, restart to recover")]
     State(#[from] StateError),
 }
 
@@ -151,10 +151,11 @@ impl<'a> Fold<'a> {
                 .store(state.dead_letter_count(), Ordering::Relaxed);
         }
         drop(held);
-        self.complete(positions);
+        // Before anybody is told, so that who is told finds it counted.
         if !batch.is_empty() {
             self.count(batch.len());
         }
+        self.complete(positions);
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 pub mod layout;
 mod sled;
 
+use std::path::Path;
+
 pub use self::sled::SledStore;
 
 /// Why the store failed.
@@ -20,6 +22,9 @@ pub struct StoreError {
 
 /// What [`Store::scan`] calls with each key and value; an error ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
+/// Opens or makes the store in a folder.
+pub type OpenStore<'a> = dyn Fn(&Path) -> Result<Box<dyn Store>, StoreError> + 'a;
 
 /// An ordered map from bytes to bytes.
 pub trait Store: Send + Sync {

@@ -4,11 +4,17 @@
 #[cfg(test)]
 mod common;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod dead_letters;
 #[cfg(test)]
 mod dump;
 #[cfg(test)]
 mod following;
+#[cfg(test)]
+mod life;
 #[cfg(test)]
 mod own_write;
 #[cfg(test)]

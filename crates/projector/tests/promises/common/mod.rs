@@ -1,10 +1,12 @@
 //! What the tests share: a log in memory that can be given gaps, cut, swapped and broken; short
 //! ways to make events; and the fold of a whole log to compare with.
 
+mod faults;
 mod log;
 mod reference;
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +17,11 @@ use tally_domain::{
     UserId,
 };
 use tally_log::storage::{RealStorage, Storage};
-use tally_projector::{EventFate, Mailbox, OpenError, Options, Projector};
+use tally_projector::store::Store;
+use tally_projector::{EventFate, Mailbox, OpenError, Options, Projector, StoreError};
 use tokio::sync::oneshot;
 
+pub(crate) use self::faults::{FaultyDisk, FaultyStore, photograph};
 pub(crate) use self::log::{MemoryLog, NOW, PARTITIONS};
 pub(crate) use self::reference::{folded, folded_below, verdicts};
 
@@ -65,6 +69,21 @@ impl Opening {
         Projector::open(log.arc(), storage, dir, options, &self.registry)
     }
 
+    /// Opens on a store that a test can break.
+    pub(crate) fn open_faulty(&self, log: &MemoryLog, dir: &Path) -> (Projector, FaultyStore) {
+        let opened = std::cell::RefCell::new(None);
+        let open = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+            let store = FaultyStore::open(dir)?;
+            opened.replace(Some(store.clone()));
+            Ok(Box::new(store))
+        };
+        let storage = Arc::clone(&self.storage);
+        let options = self.options.clone();
+        let projector =
+            Projector::open_on(&open, log.arc(), storage, dir, options, &self.registry).unwrap();
+        (projector, opened.take().unwrap())
+    }
+
     pub(crate) fn open(&self, log: &MemoryLog, dir: &Path) -> Projector {
         self.try_open(log, dir).unwrap()
     }
@@ -92,6 +111,25 @@ impl Opening {
         self.counted("tally_projector_events_total")
             + self.counted("tally_projector_dead_letters_total")
     }
+}
+
+/// Opens what a crash left: of `log`, so many records must be replayed, and then the state must
+/// be the log's fold; and again after a clean stop and a new start.
+pub(crate) fn recovers(log: &MemoryLog, dir: &Path, replayed: RangeInclusive<u64>) {
+    let opening = Opening::default();
+    let projector = opening.open(log, dir);
+    catch_up(&projector);
+    let count = opening.replayed();
+    assert!(replayed.contains(&count), "{count} were replayed");
+    assert_eq!(projector.dump().unwrap(), folded(log));
+    projector.stop(LIMIT).unwrap();
+    drop(projector);
+
+    let opening = Opening::default();
+    let projector = opening.open(log, dir);
+    catch_up(&projector);
+    assert_eq!(opening.replayed(), 0);
+    assert_eq!(projector.dump().unwrap(), folded(log));
 }
 
 pub(crate) fn try_open(log: &MemoryLog, dir: &Path) -> Result<Projector, OpenError> {
