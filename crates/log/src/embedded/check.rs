@@ -203,10 +203,10 @@ impl Checking<'_> {
                 }
                 (size, None)
             }
-            FileEnd::Open => {
+            FileEnd::Open(place) => {
                 if !self.last {
                     let what = "the segment has no footer, and it is not the last one";
-                    self.damaged(size, what);
+                    self.damaged(place, what);
                 }
                 (size, None)
             }

@@ -245,19 +245,17 @@ impl Place {
     /// The footer of this segment, which is sealed.
     fn footer(&self, shared: &Shared) -> Result<(u64, Footer), ReadError> {
         let file = self.window.file().as_ref();
-        let read = || {
-            let size = file.size()?;
-            let end = segment::read_end(file, self.seed, size, shared.identity.partitions)?;
-            Ok((size, end))
-        };
-        let (size, end) = read().map_err(|error| self.io(shared, &error))?;
-        match end {
+        let partitions = shared.identity.partitions;
+        let end = file
+            .size()
+            .and_then(|size| segment::read_end(file, self.seed, size, partitions));
+        match end.map_err(|error| self.io(shared, &error))? {
             FileEnd::Sealed(place, footer) => Ok((place, footer)),
             FileEnd::Bad(place, wrong) => Err(damaged(shared, &self.segment, place, wrong)),
-            FileEnd::Open => Err(damaged(
+            FileEnd::Open(place) => Err(damaged(
                 shared,
                 &self.segment,
-                size,
+                place,
                 "the footer is not there",
             )),
         }
@@ -295,7 +293,9 @@ impl Place {
         }
     }
 
-    fn damaged(&self, shared: &Shared, wrong: Wrong) -> ReadError {
+    fn damaged(&mut self, shared: &Shared, wrong: Wrong) -> ReadError {
+        // Whoever tries again reads again.
+        self.window.forget();
         damaged(shared, &self.segment, self.place, wrong)
     }
 

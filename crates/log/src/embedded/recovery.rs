@@ -5,7 +5,8 @@
 //! is known that nothing is damaged. Then:
 //!
 //! 1. what is left of files that were being made is removed;
-//! 2. an unsealed last segment is cut off behind its last valid group, synced and sealed;
+//! 2. the last segment is synced, since what was read may be in the page cache alone; an unsealed
+//!    one is cut off behind its last valid group and sealed;
 //! 3. a last segment without a record is removed, so that restarts don't pile up empty files;
 //! 4. a new segment is made for what comes.
 //!
@@ -246,9 +247,9 @@ impl Opening<'_> {
                 "the segment does not end where the next one begins",
             )),
             FileEnd::Bad(place, wrong) => Err(OpenError::damaged(path, place, wrong)),
-            FileEnd::Open => Err(OpenError::damaged(
+            FileEnd::Open(place) => Err(OpenError::damaged(
                 path,
-                size,
+                place,
                 "the segment has no footer, and it is not the last one",
             )),
         }
@@ -380,13 +381,13 @@ impl Opening<'_> {
                 .map_err(OpenError::io("synced", self.dir))?;
             return Ok(None);
         }
-        if let Some(size) = last.sealed {
-            return Ok(Some((last.info, size)));
-        }
-        // What was found may be in the page cache alone.
+        // What was found may be in the page cache alone, a footer too.
         last.file
             .sync_data()
             .map_err(OpenError::io("synced", path))?;
+        if let Some(size) = last.sealed {
+            return Ok(Some((last.info, size)));
+        }
         let seed = Seed::new(log, last.info.number);
         let size = segment::seal(last.file.as_ref(), seed, last.place, &last.footer)
             .map_err(failed(path))?;

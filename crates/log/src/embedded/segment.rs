@@ -150,8 +150,8 @@ pub(crate) fn read_partitions(file: &dyn File) -> io::Result<u32> {
 
 /// What stands at the end of a segment's file.
 pub(crate) enum FileEnd {
-    /// Nothing that looks like a footer.
-    Open,
+    /// Nothing that looks like a footer; the end of one would be here.
+    Open(u64),
     /// Something that looks like one, and is not whole.
     Bad(u64, &'static str),
     /// Its place and what it says.
@@ -166,16 +166,16 @@ pub(crate) fn read_end(
     partitions: u32,
 ) -> io::Result<FileEnd> {
     let Some(tail_at) = size.checked_sub(FOOTER_TAIL as u64) else {
-        return Ok(FileEnd::Open);
+        return Ok(FileEnd::Open(0));
     };
     let mut tail = [0; FOOTER_TAIL];
     file.read_exact_at(&mut tail, tail_at)?;
     let Some(place) = Footer::place(&tail, size).filter(|at| *at >= header_bytes(partitions))
     else {
-        return Ok(FileEnd::Open);
+        return Ok(FileEnd::Open(tail_at));
     };
     let Ok(len) = usize::try_from(size - place) else {
-        return Ok(FileEnd::Open);
+        return Ok(FileEnd::Open(tail_at));
     };
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, place)?;

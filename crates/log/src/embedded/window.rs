@@ -32,6 +32,11 @@ impl Window {
         &self.file
     }
 
+    /// Reads from the file what is asked for next, also where it is in memory.
+    pub(crate) fn forget(&mut self) {
+        self.filled = 0;
+    }
+
     /// All bytes from `at` that are in memory, at least `need`; what is read ends at `limit`.
     /// `None` where fewer than `need` lie before `limit`. An error of kind `UnexpectedEof` where
     /// the file ends before.
