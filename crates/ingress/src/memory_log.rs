@@ -18,6 +18,8 @@ pub(crate) enum Fate {
     Failed(AppendError),
     /// Taken, and nobody is told.
     Silent,
+    /// The log itself fails.
+    Panics,
 }
 
 /// Clones are the same log.
@@ -33,6 +35,8 @@ struct Inner {
     woken: u64,
     fate: Fate,
     unreadable: Option<ReadError>,
+    /// Instead of the time at which a record is read.
+    append_time_millis: Option<u64>,
 }
 
 #[derive(Default)]
@@ -51,6 +55,7 @@ impl MemoryLog {
             woken: 0,
             fate: Fate::Taken,
             unreadable: None,
+            append_time_millis: None,
         };
         Self {
             identity: LogIdentity { id, partitions },
@@ -95,6 +100,11 @@ impl MemoryLog {
         self.change(|inner| inner.unreadable = why);
     }
 
+    /// What readers are told of when records were appended.
+    pub(crate) fn set_append_time(&self, millis: u64) {
+        self.change(|inner| inner.append_time_millis = Some(millis));
+    }
+
     /// How many appends were taken.
     pub(crate) fn appends(&self) -> u64 {
         self.shared.0.lock().appends
@@ -136,6 +146,7 @@ impl EventLog for MemoryLog {
     fn append(&self, records: Vec<NewRecord>, done: AppendDone) -> Result<(), AppendRefused> {
         let fate = self.shared.0.lock().fate.clone();
         match fate {
+            Fate::Panics => panic!("as the test wants it"),
             Fate::Refused(refused) => return Err(refused),
             Fate::Failed(error) => done(records.iter().map(|_| Err(error.clone())).collect()),
             Fate::Taken | Fate::Silent => {
@@ -209,12 +220,14 @@ impl LogReader for MemoryReader {
             if let Some(why) = &inner.unreadable {
                 return Err(why.clone());
             }
+            let now = || crate::clock::now().as_millis();
+            let append_time = inner.append_time_millis.unwrap_or_else(now);
             let mut moved = false;
             for position in &mut self.at {
                 let kept = &inner.partitions[position.partition as usize];
                 let new = kept.records.iter().filter(|r| r.0 >= position.offset);
                 for (offset, key, value) in new {
-                    batch.push(position.partition, *offset, 0, key, value);
+                    batch.push(position.partition, *offset, append_time, key, value);
                 }
                 moved |= position.offset < kept.head;
                 position.offset = position.offset.max(kept.head);

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::metrics::Metrics;
 
 /// The most records in one append.
-const MAX_RECORDS: usize = 1_024;
+pub(crate) const MAX_RECORDS: usize = 1_024;
 
 /// What the log said about one append, for whoever waits past the limit of the fold.
 #[derive(Debug, Default)]

@@ -331,3 +331,6 @@ fn wants_problem(request: &HeaderMap) -> bool {
     };
     request.get_all(ACCEPT).any(accepts)
 }
+
+#[cfg(test)]
+mod tests;

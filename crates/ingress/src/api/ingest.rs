@@ -26,6 +26,9 @@ const TOO_MANY: &str = "Too many interactions are waiting; try again soon.";
 const NOT_WRITTEN: &str = "The interaction could not be recorded; try again soon.";
 const DISK_FULL: &str = "The interaction could not be recorded, the disk is full; try again later.";
 
+/// How long a read of the state may take, for an answer without a verdict.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long an interaction is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WaitLimits {
@@ -247,7 +250,7 @@ impl Ingest {
         let (projector, resource) = (Arc::clone(&self.projector), event.resource);
         let user = event.user.clone();
         let read = actix_web::web::block(move || projector.read(resource, &user));
-        let why = match timeout(self.limits.verdict, read).await {
+        let why = match timeout(READ_LIMIT, read).await {
             Ok(Ok(Ok(view))) => {
                 return Ok(Recorded {
                     event_id: event.id,
@@ -278,3 +281,6 @@ fn failure(error: AppendError) -> (IngestResult, Result<Recorded, ApiError>) {
     };
     (result, Err(error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -226,3 +226,110 @@ fn interact() {}
 )]
 #[expect(dead_code, reason = "it only describes")]
 fn resource() {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tally_domain::{InteractionType, Outcome, ResourceType};
+
+    use super::*;
+
+    fn written() -> Value {
+        serde_json::to_value(description()).unwrap()
+    }
+
+    /// Protects generated clients: names, texts and required fields are the contract's.
+    #[test]
+    fn the_interaction_endpoint_is_described_as_the_contract_has_it() {
+        let written = written();
+        assert!(written["openapi"].as_str().unwrap().starts_with("3.1."));
+        let endpoint = &written["paths"]["/api/v1/metrics/interact/"]["post"];
+        assert_eq!(endpoint["operationId"], "interact-create");
+        assert_eq!(endpoint["summary"], "Log User Interaction");
+        let text = "Record a user interaction with a resource and get updated state";
+        assert_eq!(endpoint["description"], text);
+        assert_eq!(endpoint["tags"], json!(["subpackage_metrics"]));
+        let schema = |content: &Value| content["content"]["application/json"]["schema"].clone();
+        let request = schema(&endpoint["requestBody"]);
+        assert_eq!(
+            request,
+            json!({"$ref": "#/components/schemas/InteractionRequest"})
+        );
+        let answers = &endpoint["responses"];
+        let success = "#/components/schemas/metrics_interactCreate_Response_200";
+        assert_eq!(schema(&answers["200"]), json!({ "$ref": success }));
+        for (status, text) in [
+            ("200", "Interaction recorded successfully"),
+            ("400", "Invalid request data"),
+            ("401", "Authentication required"),
+            ("404", "Resource not found"),
+        ] {
+            assert_eq!(answers[status]["description"], text);
+            if status != "200" {
+                assert_eq!(schema(&answers[status]), json!({"description": "Any type"}));
+            }
+        }
+        let schemas = &written["components"]["schemas"];
+        let request = &schemas["InteractionRequest"];
+        assert_eq!(request["type"], "object");
+        let fields = json!(["resource_type", "resource_id", "interaction_type"]);
+        assert_eq!(request["required"], fields);
+        assert_eq!(request["properties"]["resource_id"]["type"], "integer");
+        for (field, name) in [
+            ("resource_type", "MetricsResourceTypeEnum"),
+            ("interaction_type", "InteractionTypeEnum"),
+        ] {
+            let reference = format!("#/components/schemas/{name}");
+            assert_eq!(request["properties"][field], json!({ "$ref": reference }));
+        }
+        assert_eq!(
+            schemas["metrics_interactCreate_Response_200"]["type"],
+            "object"
+        );
+    }
+
+    /// Protects the description from words that the service does not know, and the other way
+    /// round.
+    #[test]
+    fn the_words_are_the_domains() {
+        let written = written();
+        let words = |name: &str| written["components"]["schemas"][name]["enum"].clone();
+        let types: Vec<_> = ResourceType::ALL.iter().map(|word| word.as_str()).collect();
+        assert_eq!(words("MetricsResourceTypeEnum"), json!(types));
+        let interactions: Vec<_> = InteractionType::ALL
+            .iter()
+            .map(|word| word.as_str())
+            .collect();
+        assert_eq!(words("InteractionTypeEnum"), json!(interactions));
+        // A conflict is no success: it is a 422.
+        let outcomes = Outcome::ALL
+            .iter()
+            .filter(|word| **word != Outcome::Conflict);
+        let outcomes: Vec<_> = outcomes.map(|word| word.as_str()).collect();
+        assert_eq!(words("OutcomeEnum"), json!(outcomes));
+    }
+
+    /// Protects readers of the description: every reference leads somewhere.
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn references(value: &Value, found: &mut Vec<String>) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(reference)) = map.get("$ref") {
+                        found.push(reference.clone());
+                    }
+                    map.values().for_each(|value| references(value, found));
+                }
+                Value::Array(all) => all.iter().for_each(|value| references(value, found)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        let (written, mut found) = (written(), Vec::new());
+        references(&written, &mut found);
+        assert!(found.len() > 10);
+        for reference in found {
+            let place = reference.strip_prefix('#').unwrap();
+            assert!(written.pointer(place).is_some(), "{reference}");
+        }
+    }
+}

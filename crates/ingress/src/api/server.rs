@@ -198,3 +198,6 @@ fn worker(api: &Arc<Api>) -> Rc<Worker> {
         request_ids: RequestIds::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,3 +164,18 @@ fn options(route: Route) -> HttpResponse {
         .insert_header((ALLOW, HeaderValue::from_static(route.allow())))
         .finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects clients from a connection that just ends, and the answer from telling why.
+    #[actix_web::test]
+    async fn a_panic_is_an_internal_error() {
+        let failed = guarded(async { panic!("as {} wants it", "the test") }).await;
+        match failed.map(drop) {
+            Err(ApiError::Internal(why)) => assert_eq!(why, "a panic: as the test wants it"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
