@@ -92,6 +92,9 @@ pub enum OpenError {
         #[source]
         cause: StateError,
     },
+    /// Somebody else has the state open.
+    #[error("the state is in use by another process: stop that first, or wait until it has ended")]
+    Held(#[source] StoreError),
     /// The log can't be read.
     #[error("the log can't be read to open the state")]
     Read(#[from] ReadError),

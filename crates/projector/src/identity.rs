@@ -12,7 +12,7 @@ use tally_log::{Batch, EventLog, LogIdentity, ReadError};
 
 use crate::error::{OpenError, StateError};
 use crate::metrics::{Metrics, unix_seconds};
-use crate::redo::RedoFile;
+use crate::redo::{Redo, RedoFile};
 use crate::store::layout::{self, Place};
 use crate::store::{OpenStore, Store, StoreError};
 
@@ -143,6 +143,9 @@ pub(crate) fn open_state(
             }
             "fold_version"
         }
+        Err(OpenError::State(StateError::Store(error))) if error.is_held() => {
+            return Err(OpenError::Held(error));
+        }
         Err(OpenError::State(cause @ (StateError::Damaged(_) | StateError::Store(_)))) => {
             tracing::error!(error = %cause, "the state can't be used; it is a cache of the log");
             if let Some(Position { partition, offset }) = first_gap(log)? {
@@ -180,6 +183,7 @@ fn read_state(
     let redo = redo_file.read()?;
     let store = open_store(&dir.join(STORE)).map_err(StateError::Store)?;
     if let Some(redo) = redo {
+        check_continues(&redo, store.as_ref())?;
         tracing::info!(
             puts = redo.puts(),
             "a checkpoint was cut short; it is finished now"
@@ -211,13 +215,35 @@ fn read_state(
     }))
 }
 
-/// The number of the checkpoint that the store holds, whole; 0 where there was none.
-fn last_checkpoint(store: &dyn Store) -> Result<u64, StateError> {
-    let number = |key| match store.get(key)? {
+/// A checkpoint's number in the store; 0 where there was none.
+fn number(store: &dyn Store, key: &[u8]) -> Result<u64, StateError> {
+    match store.get(key)? {
         Some(sealed) => layout::open(key, &sealed).and_then(layout::number_from),
         None => Ok(0),
+    }
+}
+
+/// Refuses a redo whose predecessor the store has lost: putting it would hide that.
+fn check_continues(redo: &Redo, store: &dyn Store) -> Result<(), StateError> {
+    let first = redo.iter().next().filter(|(key, _)| *key == layout::BEGUN);
+    let Some((key, Some(sealed))) = first else {
+        return Err(StateError::Damaged(
+            "the redo file has no checkpoint number".to_owned(),
+        ));
     };
-    let (begun, ended) = (number(layout::BEGUN)?, number(layout::ENDED)?);
+    let begun = layout::open(key, sealed).and_then(layout::number_from)?;
+    let ended = number(store, layout::ENDED)?;
+    if ended == begun || ended.checked_add(1) == Some(begun) {
+        Ok(())
+    } else {
+        let what = format!("the redo file has checkpoint {begun}, but the store is at {ended}");
+        Err(StateError::Damaged(what))
+    }
+}
+
+/// The number of the checkpoint that the store holds, whole; 0 where there was none.
+fn last_checkpoint(store: &dyn Store) -> Result<u64, StateError> {
+    let (begun, ended) = (number(store, layout::BEGUN)?, number(store, layout::ENDED)?);
     if begun == ended {
         Ok(ended)
     } else {

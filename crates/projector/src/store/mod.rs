@@ -20,6 +20,25 @@ pub struct StoreError {
     pub why: String,
 }
 
+impl StoreError {
+    const LOCK: &'static str = "lock";
+
+    /// Another process, or another part of this one, has the store open.
+    #[must_use]
+    pub fn held(why: String) -> Self {
+        Self {
+            doing: Self::LOCK,
+            why,
+        }
+    }
+
+    /// Whether it is [`held`](Self::held): nothing is wrong with the store then.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.doing == Self::LOCK
+    }
+}
+
 /// What [`Store::scan`] calls with each key and value; an error ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 

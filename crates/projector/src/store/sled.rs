@@ -2,8 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::{Store, StoreError, Visit};
+
+/// How long a database is waited for that is open still: sled lets go of its lock a moment after
+/// it is dropped, when its own threads have.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// A sled database.
 pub struct SledStore {
@@ -15,14 +20,27 @@ impl SledStore {
     /// here and in all else.
     ///
     /// # Errors
-    /// Where sled can't open it.
+    /// Where sled can't open it; [`StoreError::is_held`] where somebody else has it open.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         // Our own flushes are the only ones: sled's background flusher logs an error and dies.
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(cache_bytes)
             .flush_every_ms(None);
-        guarded("open", || config.open()).map(|db| Self { db })
+        let until = Instant::now() + LOCK_WAIT;
+        loop {
+            match guarded("open", || config.open()) {
+                Ok(db) => return Ok(Self { db }),
+                // sled has no other way to say so.
+                Err(error) if error.why.contains("could not acquire lock") => {
+                    if Instant::now() >= until {
+                        return Err(StoreError::held(error.why));
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

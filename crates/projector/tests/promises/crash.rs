@@ -165,6 +165,16 @@ fn a_crash_among_the_puts() {
     }
 }
 
+/// Protects: a redo file is put only into a store that has the checkpoint before it: into another
+/// it would bring some values and hide that the others are gone.
+#[test]
+fn a_redo_file_without_its_store_is_damage() {
+    let (scene, album) = Scene::photographed();
+    let renamed = album.path().join(RENAMED.to_string());
+    std::fs::remove_dir_all(renamed.join("sled")).unwrap();
+    recovers(&scene.log, &renamed, 2 * EACH..=2 * EACH);
+}
+
 /// Protects: a crash or an error while a start finishes a checkpoint is no harm either.
 #[test]
 fn a_crash_while_recovering() {

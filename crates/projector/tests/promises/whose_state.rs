@@ -286,6 +286,21 @@ fn damaged_state_is_refused_where_the_log_is_cut() {
     assert!(try_open(&log, dir.path()).is_ok(), "the damage was undone");
 }
 
+/// Protects: state that somebody else has open is refused, not taken for damaged and set aside
+/// under the other's hands.
+#[test]
+fn state_in_use_is_refused() {
+    let (log, dir) = written();
+    let projector = open(&log, dir.path());
+    let error = refusal(try_open(&log, dir.path()));
+    assert!(matches!(error, OpenError::Held(_)), "{error}");
+    says(&error, &["in use", "stop that first"]);
+    assert_eq!(set_aside(dir.path()), 0);
+    log.add_all(&history(200, 10));
+    catch_up(&projector);
+    projector.stop(LIMIT).unwrap();
+}
+
 /// Protects: the identity that every state so far has been stamped with is still read.
 #[test]
 fn the_identity_reads_back() {
