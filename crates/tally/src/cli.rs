@@ -62,7 +62,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Load on a server: a mix of interactions, and figures of what came back
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
 }
 
 #[cfg(test)]
@@ -75,9 +75,15 @@ mod tests {
     #[test]
     fn every_command_has_an_example() {
         fn check(command: &clap::Command, path: &str) {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             assert!(help.contains("Example"), "{path} --help has no example");
-            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            for sub in command
+                .get_subcommands()
+                .filter(|sub| sub.get_name() != "help")
+            {
                 check(sub, &format!("{path} {}", sub.get_name()));
             }
         }

@@ -32,6 +32,11 @@ struct Detail {
 impl Client {
     /// A client of the server that holds the folder.
     pub(crate) fn new(server: &ServerFile) -> Self {
+        Self::at(server.management, server.pid)
+    }
+
+    /// A client of the process that has its management API there.
+    pub(crate) fn at(management: SocketAddr, pid: u32) -> Self {
         let agent = Agent::config_builder()
             // What is asked for on this host does not go through a proxy of the environment.
             .proxy(None)
@@ -43,8 +48,8 @@ impl Client {
             .new_agent();
         Self {
             agent,
-            address: reachable(server.management),
-            pid: server.pid,
+            address: reachable(management),
+            pid,
         }
     }
 
@@ -77,11 +82,15 @@ impl Client {
         let body = serde_json::to_vec(change).map_err(|error| Failure::Run(error.into()))?;
         let answer = self.send(|| {
             let request = self.agent.post(self.url("/admin/resources"));
-            request.header("Content-Type", "application/json").send(&body[..])
+            request
+                .header("Content-Type", "application/json")
+                .send(&body[..])
         })?;
         let mut text = Vec::new();
         let mut reader = answer.into_body().into_reader().take(64 << 10);
-        reader.read_to_end(&mut text).map_err(|error| self.broken(&error))?;
+        reader
+            .read_to_end(&mut text)
+            .map_err(|error| self.broken(&error))?;
         serde_json::from_slice(&text).map_err(|error| Failure::Run(error.into()))
     }
 
@@ -135,7 +144,7 @@ fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+        IpAddr::V4(_) | IpAddr::V6(_) => listener.ip(),
     };
     SocketAddr::new(ip, listener.port())
 }

@@ -142,7 +142,11 @@ impl HeldDir {
 }
 
 fn holder(path: &Path) -> Option<u32> {
-    fs::read_to_string(path.join("lock")).ok()?.trim().parse().ok()
+    fs::read_to_string(path.join("lock"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn held(path: &Path) -> DataDirError {

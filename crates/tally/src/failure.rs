@@ -25,6 +25,16 @@ impl Failure {
         Self::Run(what.into().into())
     }
 
+    /// The error that it is, for what adds its own words.
+    pub(crate) fn into_error(self) -> Box<dyn Error + Send + Sync> {
+        match self {
+            Self::Config(error) => error.into(),
+            Self::Usage(why) => why.into(),
+            Self::Run(error) => error,
+            Self::OutputClosed => "standard output was closed".into(),
+        }
+    }
+
     /// Says why on standard error.
     pub(crate) fn report(self) -> ExitCode {
         let (code, why) = match self {

@@ -6,10 +6,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Logging};
 
+/// What libraries say of their own start; a setting that names them comes later and wins.
+const QUIET: &str = "actix_server=warn,sled=warn";
+
 /// Starts logging. A second call does nothing.
 pub(crate) fn start(logging: &Logging) {
     // The settings were checked; should they disagree all the same, log what matters.
-    let filter = EnvFilter::try_new(&logging.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", logging.level))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -20,7 +24,11 @@ pub(crate) fn start(logging: &Logging) {
         LogFormat::Json => true,
     };
     let started = if json {
-        lines.json().flatten_event(true).with_current_span(false).try_init()
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init()
     } else {
         lines.with_ansi(terminal).try_init()
     };

@@ -1,3 +1,32 @@
-//! Under construction.
+//! The `tally` command.
+//!
+//! - [`cli`]: every command and flag
+//! - [`commands`]: what each command does
+//! - [`config`]: what an operator sets
+//! - [`serve`]: how a server is put together, and how it stops
+//! - [`data_dir`]: who holds the data folder
+//! - [`client`]: a running server's management API
+//! - [`bench`]: load on a server, measured
+//! - [`failure`], [`output`], [`logging`]: exit codes, standard output, log lines
+
+mod bench;
+mod cli;
+mod client;
+mod commands;
 mod config;
-fn main() {}
+mod data_dir;
+mod failure;
+mod logging;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match commands::run(cli::Cli::parse()) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

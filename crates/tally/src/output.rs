@@ -14,9 +14,11 @@ pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
 
 /// What an error in writing to standard output means.
 pub(crate) fn written(result: io::Result<()>) -> Result<(), Failure> {
-    result.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-        _ => Failure::run(format!("standard output can't be written: {error}")),
+    result.map_err(|error| {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::OutputClosed;
+        }
+        Failure::run(format!("standard output can't be written: {error}"))
     })
 }
 

@@ -151,12 +151,13 @@ impl Management {
 
     /// Looks now and then, so that standing still is noticed while nobody asks.
     fn watch(&self) {
-        let mut was_ready = None;
+        // A start is no news until it ends.
+        let mut was_ready = false;
         let mut ended = self.ended.lock();
         while !*ended {
             drop(ended);
             let reasons = self.reasons();
-            if was_ready.replace(reasons.is_empty()) != Some(reasons.is_empty()) {
+            if std::mem::replace(&mut was_ready, reasons.is_empty()) != reasons.is_empty() {
                 match serde_json::to_string(&reasons) {
                     Ok(reasons) if reasons != "[]" => tracing::info!(reasons, "not ready"),
                     _ => tracing::info!("ready"),

@@ -46,13 +46,20 @@ fn flat(path: &str, value: &Value, sources: &Sources, lines: &mut Vec<String>) {
     match value {
         Value::Object(section) if path != "kafka.properties" => {
             for (name, value) in section {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 flat(&path, value, sources, lines);
             }
         }
         Value::Object(properties) => {
             let set = properties.iter().map(|(name, _)| {
-                format!("{path}.\"{name}\" = \"***\"  # {}", sources.of(&format!("{path}.{name}")))
+                format!(
+                    "{path}.\"{name}\" = \"***\"  # {}",
+                    sources.of(&format!("{path}.{name}"))
+                )
             });
             lines.extend(set);
         }

@@ -39,7 +39,10 @@ pub(crate) fn never() -> bool {
 impl Folder {
     /// A folder with data in it.
     pub(crate) fn existing(config: &Config) -> Result<Self, Failure> {
-        Self::of(data_dir::access_existing(&RealStorage, &config.data_dir)?, config)
+        Self::of(
+            data_dir::access_existing(&RealStorage, &config.data_dir)?,
+            config,
+        )
     }
 
     /// A folder, made where it is not there.
@@ -53,7 +56,7 @@ impl Folder {
             Access::Held(held) => held,
         };
         let registry = Registry::new();
-        let logs = open::logs(config, held.path(), &registry)?;
+        let logs = open::logs(config, held.path(), &registry, open::Partitions::AsTheyAre)?;
         Ok(Self::Opened(Opened {
             log: logs.interactions,
             catalogue_log: logs.catalogue,
@@ -71,7 +74,7 @@ impl Opened {
     }
 
     /// The catalogue.
-    pub(crate) fn catalogue(&self, config: &Config) -> Result<Catalogue, Failure> {
-        open::catalogue(config, &self.catalogue_log)
+    pub(crate) fn catalogue(&self) -> Result<Catalogue, Failure> {
+        open::catalogue(&self.catalogue_log)
     }
 }

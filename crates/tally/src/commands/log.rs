@@ -1,18 +1,28 @@
 //! `tally log`: what was recorded, event by event.
 
+use std::io::Write;
+use std::path::Path;
+
 use clap::Subcommand;
+use serde::Serialize;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect::{self, LogCat};
 use tally_ingress::management::admin::{CATALOGUE, INTERACTIONS};
+use tally_log::embedded;
+use tally_log::storage::RealStorage;
 
 use super::folder::{self, Folder};
+use crate::client::Client;
 use crate::config::Config;
+use crate::data_dir::{self, Access};
 use crate::failure::Failure;
 use crate::output;
 
 /// What to do with the log.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Examples:\n  tally log cat --partition 3 --from 17\n  tally log info\n  tally log check")]
+#[command(
+    after_help = "Examples:\n  tally log cat --partition 3 --from 17\n  tally log info\n  tally log check"
+)]
 pub(crate) enum LogCommand {
     /// Print the log, one line of JSON for each record
     #[command(after_help = CAT_EXAMPLES)]
@@ -51,28 +61,80 @@ pub(crate) struct CatArgs {
 /// Prints what is asked for.
 pub(crate) fn run(command: &LogCommand, config: &Config) -> Result<(), Failure> {
     let mut out = output::stdout();
-    match (command, Folder::existing(config)?) {
-        (LogCommand::Cat(args), Folder::Server(client)) => client.lines(&path(args), &mut out),
-        (LogCommand::Cat(args), Folder::Opened(opened)) => {
-            let CatArgs { partition, from, follow } = *args;
-            let cat = LogCat { partition, from, follow };
-            output::inspected(inspect::log_cat(opened.log.as_ref(), cat, &mut out, &folder::never))
-        }
-        (LogCommand::Info, Folder::Server(client)) => client.lines("/admin/log/info", &mut out),
-        (LogCommand::Info, Folder::Opened(opened)) => {
-            output::inspected(inspect::log_info(opened.log.as_ref(), INTERACTIONS, &mut out))?;
-            let catalogue = opened.catalogue_log.as_ref();
-            output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
-        }
-        (LogCommand::Check, Folder::Server(client)) => client.lines("/admin/log/check", &mut out),
-        (LogCommand::Check, Folder::Opened(opened)) => {
-            for (log, name) in [(&opened.log, INTERACTIONS), (&opened.catalogue_log, CATALOGUE)] {
-                let checked = inspect::log_check(log.as_ref(), name, &mut out, &folder::never);
-                output::inspected(checked)?;
+    match command {
+        LogCommand::Cat(args) => match Folder::existing(config)? {
+            Folder::Server(client) => client.lines(&path(args), &mut out),
+            Folder::Opened(opened) => {
+                let log = opened.log.as_ref();
+                let cat = LogCat {
+                    partition: args.partition,
+                    from: args.from,
+                    follow: args.follow,
+                };
+                output::inspected(inspect::log_cat(log, cat, &mut out, &folder::never))
             }
-            Ok(())
-        }
+        },
+        LogCommand::Info => match Folder::existing(config)? {
+            Folder::Server(client) => client.lines("/admin/log/info", &mut out),
+            Folder::Opened(opened) => {
+                let (log, catalogue) = (opened.log.as_ref(), opened.catalogue_log.as_ref());
+                output::inspected(inspect::log_info(log, INTERACTIONS, &mut out))?;
+                output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
+            }
+        },
+        LogCommand::Check => match data_dir::access_existing(&RealStorage, &config.data_dir)? {
+            Access::Server(server) => Client::new(&server).lines("/admin/log/check", &mut out),
+            Access::Held(held) => check(held.path(), &mut out),
+        },
     }
+}
+
+/// One log as it was found.
+#[derive(Serialize)]
+struct CheckLine<'a> {
+    log: &'a str,
+    checked: bool,
+    records: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    torn_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damage: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more_damage: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Reads the files without opening the logs, which a damaged one refuses.
+fn check(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut whole = true;
+    for (folder, log) in [("log", INTERACTIONS), ("catalogue", CATALOGUE)] {
+        let report = embedded::check(&RealStorage, &dir.join(folder));
+        let report = report.map_err(|error| Failure::Run(error.into()))?;
+        whole &= report.is_whole();
+        let line = CheckLine {
+            log,
+            checked: report.is_whole(),
+            records: report.records,
+            bytes: report.bytes,
+            torn_bytes: report.torn.as_ref().map(|torn| torn.bytes),
+            damage: report.damage.iter().map(ToString::to_string).collect(),
+            more_damage: report.more_damage,
+        };
+        let line = serde_json::to_string(&line).map_err(|error| Failure::Run(error.into()))?;
+        output::written(writeln!(out, "{line}"))?;
+    }
+    output::written(out.flush())?;
+    if whole {
+        return Ok(());
+    }
+    Err(Failure::run(
+        "the log is damaged where the lines above say; restore those files from a backup",
+    ))
 }
 
 fn path(args: &CatArgs) -> String {

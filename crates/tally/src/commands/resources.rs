@@ -63,7 +63,8 @@ pub(crate) struct Named {
 }
 
 fn parse_type(text: &str) -> Result<ResourceType, String> {
-    text.parse().map_err(|error: tally_domain::WordError| error.to_string())
+    text.parse()
+        .map_err(|error: tally_domain::WordError| error.to_string())
 }
 
 fn parse_id(text: &str) -> Result<ResourceId, String> {
@@ -93,7 +94,7 @@ pub(crate) fn run(command: &ResourcesCommand, config: &Config) -> Result<(), Fai
             match Folder::existing(config)? {
                 Folder::Server(client) => client.lines("/admin/resources", &mut out),
                 Folder::Opened(opened) => {
-                    let resources = opened.catalogue(config)?.list();
+                    let resources = opened.catalogue()?.list();
                     output::inspected(inspect::resources(resources, &mut out))
                 }
             }
@@ -103,7 +104,10 @@ pub(crate) fn run(command: &ResourcesCommand, config: &Config) -> Result<(), Fai
 
 impl Named {
     fn resources(&self) -> Vec<Resource> {
-        let resource = |id: &ResourceId| Resource { kind: self.resource_type, id: *id };
+        let resource = |id: &ResourceId| Resource {
+            kind: self.resource_type,
+            id: *id,
+        };
         self.resource_id.iter().map(resource).collect()
     }
 }
@@ -131,7 +135,7 @@ fn change(
     let mut all = ResourcesChanged::default();
     let opened = match &folder {
         Folder::Server(_) => None,
-        Folder::Opened(opened) => Some(opened.catalogue(config)?),
+        Folder::Opened(opened) => Some(opened.catalogue()?),
     };
     for batch in resources.chunks(MAX_RESOURCES) {
         let changed = match (&folder, &opened) {
@@ -140,8 +144,9 @@ fn change(
                 client.change(&ResourceChange { action, resources })
             }
             (Folder::Opened(_), Some(catalogue)) => {
-                tally_ingress::management::admin::apply(catalogue, action, batch)
-                    .map_err(|error| Failure::run(format!("the catalogue can't be changed: {error}")))
+                tally_ingress::management::admin::apply(catalogue, action, batch).map_err(|error| {
+                    Failure::run(format!("the catalogue can't be changed: {error}"))
+                })
             }
             (Folder::Opened(_), None) => Ok(ResourcesChanged::default()),
         };
@@ -193,7 +198,12 @@ fn read_resources(mut read: impl BufRead) -> Result<Vec<Resource>, String> {
         }
         let text = std::str::from_utf8(&line).map_err(|error| format!("line {number}: {error}"))?;
         // Spreadsheets begin a file with a byte order mark.
-        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text }.trim();
+        let text = if number == 1 {
+            text.trim_start_matches('\u{feff}')
+        } else {
+            text
+        }
+        .trim();
         if text.is_empty() {
             continue;
         }
@@ -204,7 +214,11 @@ fn read_resources(mut read: impl BufRead) -> Result<Vec<Resource>, String> {
                 continue;
             }
         }
-        let resource = if json { json_line(text) } else { csv_line(text, columns) };
+        let resource = if json {
+            json_line(text)
+        } else {
+            csv_line(text, columns)
+        };
         resources.push(resource.map_err(|why| format!("line {number}: {why}"))?);
     }
     Ok(resources)
@@ -222,13 +236,18 @@ fn json_line(text: &str) -> Result<Resource, String> {
 
 fn header(text: &str) -> Option<Columns> {
     let place = |wanted| fields(text).position(|field| field.eq_ignore_ascii_case(wanted));
-    Some(Columns { kind: place("resource_type")?, id: place("resource_id")? })
+    Some(Columns {
+        kind: place("resource_type")?,
+        id: place("resource_id")?,
+    })
 }
 
 fn csv_line(text: &str, columns: Columns) -> Result<Resource, String> {
     let field = |place, name| {
         let field = fields(text).nth(place);
-        field.ok_or_else(|| format!("there is no {name}; a line is a type and an id, as in quest,42"))
+        field.ok_or_else(|| {
+            format!("there is no {name}; a line is a type and an id, as in quest,42")
+        })
     };
     resource(field(columns.kind, "type")?, field(columns.id, "id")?)
 }
@@ -240,7 +259,10 @@ fn fields(text: &str) -> impl Iterator<Item = &str> {
 
 fn resource(kind: &str, id: &str) -> Result<Resource, String> {
     let id = parse_id(id).map_err(|why| format!("{id:?}: {why}"))?;
-    Ok(Resource { kind: parse_type(kind)?, id })
+    Ok(Resource {
+        kind: parse_type(kind)?,
+        id,
+    })
 }
 
 #[cfg(test)]
@@ -255,7 +277,10 @@ mod tests {
     /// Protects the ways of writing the same file.
     #[test]
     fn ndjson_and_csv_are_told_apart_by_their_first_line() {
-        let wanted = Ok(vec!["quest:42".to_owned(), "profile:9007199254740993".to_owned()]);
+        let wanted = Ok(vec![
+            "quest:42".to_owned(),
+            "profile:9007199254740993".to_owned(),
+        ]);
         for text in [
             "{\"resource_type\":\"quest\",\"resource_id\":42}\n\n{\"resource_id\":9007199254740993,\"resource_type\":\"profile\",\"title\":\"x\"}",
             "quest,42\nprofile,9007199254740993\n",
@@ -275,8 +300,16 @@ mod tests {
             ("quest,1\nnonsense,2", "line 2", "nonsense"),
             ("resource_type,resource_id\n\nquest,-1", "line 3", "-1"),
             ("quest,1\nquest", "line 2", "no id"),
-            ("{\"resource_type\":\"quest\",\"resource_id\":1}\n{\"resource_type\":\"quest\"}", "line 2", "resource_id"),
-            ("{\"resource_type\":\"quest\",\"resource_id\":4.5}", "line 1", "4.5"),
+            (
+                "{\"resource_type\":\"quest\",\"resource_id\":1}\n{\"resource_type\":\"quest\"}",
+                "line 2",
+                "resource_id",
+            ),
+            (
+                "{\"resource_type\":\"quest\",\"resource_id\":4.5}",
+                "line 1",
+                "4.5",
+            ),
             ("quest,9223372036854775808", "line 1", "9223372036854775807"),
         ] {
             let error = read(text).expect_err(text);

@@ -10,7 +10,9 @@ use crate::output;
 
 /// What to do with the state.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Examples:\n  tally state cat\n  tally state cat --toggles\n  tally state info")]
+#[command(
+    after_help = "Examples:\n  tally state cat\n  tally state cat --toggles\n  tally state info"
+)]
 pub(crate) enum StateCommand {
     /// Print the state, one line of JSON for each resource that has events
     #[command(after_help = CAT_EXAMPLES)]

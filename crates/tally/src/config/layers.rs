@@ -132,17 +132,16 @@ fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigEr
     let path = key.to_lowercase().replace("__", ".");
     // Parsing is lenient: what is no number, boolean or array is a text.
     let Ok(value) = text.parse::<Value>();
-    let dict = match figment::util::nest(&path, value) {
-        Value::Dict(_, dict) if path.split('.').all(|part| !part.is_empty()) => dict,
-        _ => {
-            return Err(ConfigError::Unknown {
-                setting: path,
-                source_name: layer,
-                valid: "a setting section.key is TALLY__SECTION__KEY".to_owned(),
-            });
-        }
-    };
-    Ok(Some(Layer { name: layer, dict }))
+    if let Value::Dict(_, dict) = figment::util::nest(&path, value)
+        && path.split('.').all(|part| !part.is_empty())
+    {
+        return Ok(Some(Layer { name: layer, dict }));
+    }
+    Err(ConfigError::Unknown {
+        setting: path,
+        source_name: layer,
+        valid: "a setting section.key is TALLY__SECTION__KEY".to_owned(),
+    })
 }
 
 impl Sources {
@@ -153,11 +152,5 @@ impl Sources {
             || "the settings".to_owned(),
             |metadata| metadata.name.to_string(),
         )
-    }
-
-    /// Every setting that a layer names, as `section.key`, sorted.
-    #[cfg(test)]
-    pub(crate) fn figment(&self) -> &Figment {
-        &self.0
     }
 }

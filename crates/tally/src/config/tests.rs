@@ -1,3 +1,5 @@
+//! The layers, and what is refused with which words.
+
 use std::ffi::OsString;
 
 use super::layers::LOCAL_DEFAULT;
@@ -26,7 +28,7 @@ fn the_local_default_is_the_documented_one() {
     assert_eq!(config.management.listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.data_dir, PathBuf::from("./data"));
     assert_eq!(config.log.kind, LogKind::Embedded);
-    assert_eq!(config.log.partitions.get(), 16);
+    assert_eq!(config.log.partitions.as_u32(), 16);
     assert_eq!(config.kafka.topic_prefix, "tally");
     assert_eq!(config.catalogue.mode, CatalogueMode::Registered);
     assert_eq!(config.projector.wait_limit.get().as_millis(), 2_000);
@@ -78,7 +80,7 @@ fn the_local_default_names_every_setting() {
 fn the_production_example_loads_and_has_no_development_key() {
     let (config, _) = load(Some(PRODUCTION), &[]).unwrap();
     assert_eq!(config.api.listen.to_string(), "0.0.0.0:8080");
-    assert_eq!(config.log.partitions.get(), 32);
+    assert_eq!(config.log.partitions.as_u32(), 32);
     assert!(!config.auth.local_dev_key);
     assert!(!config.catalogue.seed);
     assert_eq!(config.logging.format, LogFormat::Json);
@@ -112,7 +114,7 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
         ("PATH", "/bin"),
     ];
     let (config, sources) = load(Some(file), &env).unwrap();
-    assert_eq!(config.log.partitions.get(), 4);
+    assert_eq!(config.log.partitions.as_u32(), 4);
     assert_eq!(config.projector.wait_limit.get().as_secs(), 3);
     assert_eq!(config.shutdown_limit.get().as_secs(), 5);
     assert_eq!(config.data_dir, PathBuf::from("2026"));
@@ -135,40 +137,8 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
 /// Protects against a typo that silently leaves a default in force.
 #[test]
 fn an_unknown_setting_is_refused_with_its_full_name_its_source_and_what_is_valid() {
-    let cases: [(Option<&str>, &[(&str, &str)], [&str; 3]); 6] = [
-        (
-            Some("[log]\npartition = 4"),
-            &[],
-            ["log.partition ", "the file tally.toml", "log.partitions"],
-        ),
-        (
-            Some("[logs]\nkind = 'x'"),
-            &[],
-            ["logs ", "the file tally.toml", "logging"],
-        ),
-        (
-            Some("listen = 'x'"),
-            &[],
-            ["listen ", "the file tally.toml", "data_dir"],
-        ),
-        (
-            None,
-            &[("TALLY__LOG__PARTITION", "4")],
-            ["log.partition ", "TALLY__LOG__PARTITION", "log.partitions"],
-        ),
-        (
-            None,
-            &[("TALLY__DATADIR", "x")],
-            ["datadir ", "TALLY__DATADIR", "data_dir"],
-        ),
-        (
-            None,
-            &[("TALLY____LOG", "x")],
-            ["setting", "TALLY____LOG", "TALLY__SECTION__KEY"],
-        ),
-    ];
-    for (file, env, wanted) in cases {
-        let error = refused(file, env);
+    for (file, env, wanted) in UNKNOWN {
+        let error = refused(*file, env);
         assert!(error.starts_with("unknown setting "), "{error}");
         for part in wanted {
             assert!(error.contains(part), "{part:?} in {error}");
@@ -176,115 +146,158 @@ fn an_unknown_setting_is_refused_with_its_full_name_its_source_and_what_is_valid
     }
 }
 
+/// A file, variables, and what the refusal names.
+type Refusal = (
+    Option<&'static str>,
+    &'static [(&'static str, &'static str)],
+    [&'static str; 3],
+);
+
+const UNKNOWN: &[Refusal] = &[
+    (
+        Some("[log]\npartition = 4"),
+        &[],
+        ["log.partition ", "the file tally.toml", "log.partitions"],
+    ),
+    (
+        Some("[logs]\nkind = 'x'"),
+        &[],
+        ["logs ", "the file tally.toml", "logging"],
+    ),
+    (
+        Some("listen = 'x'"),
+        &[],
+        ["listen ", "the file tally.toml", "data_dir"],
+    ),
+    (
+        None,
+        &[("TALLY__LOG__PARTITION", "4")],
+        ["log.partition ", "TALLY__LOG__PARTITION", "log.partitions"],
+    ),
+    (
+        None,
+        &[("TALLY__DATADIR", "x")],
+        ["datadir ", "TALLY__DATADIR", "data_dir"],
+    ),
+    (
+        None,
+        &[("TALLY____LOG", "x")],
+        ["setting", "TALLY____LOG", "TALLY__SECTION__KEY"],
+    ),
+];
+
 /// Protects against values that would only fail later, or not at all.
 #[test]
 fn an_impossible_value_is_refused_by_name_with_what_is_valid() {
-    for (name, value, wanted) in [
-        (
-            "TALLY__LOG__PARTITIONS",
-            "0",
-            ["log.partitions", "from 1 to 1024"],
-        ),
-        (
-            "TALLY__LOG__PARTITIONS",
-            "1025",
-            ["log.partitions", "from 1 to 1024"],
-        ),
-        (
-            "TALLY__LOG__PARTITIONS",
-            "-1",
-            ["log.partitions", "from 1 to 1024"],
-        ),
-        (
-            "TALLY__LOG__PARTITIONS",
-            "many",
-            ["log.partitions", "from 1 to 1024"],
-        ),
-        (
-            "TALLY__LOG__PARTITIONS",
-            "[4]",
-            ["log.partitions", "from 1 to 1024"],
-        ),
-        ("TALLY__LOG__KIND", "redis", ["log.kind", "\"embedded\""]),
-        (
-            "TALLY__LOG__KIND",
-            "kafka",
-            ["log.kind", "not built into this version"],
-        ),
-        (
-            "TALLY__AUTH__JWT__ISSUER",
-            "x",
-            ["auth.jwt", "not built into this version"],
-        ),
-        (
-            "TALLY__API__LISTEN",
-            "8080",
-            ["api.listen", "127.0.0.1:8080"],
-        ),
-        (
-            "TALLY__API__LISTEN",
-            "localhost",
-            ["api.listen", "127.0.0.1:8080"],
-        ),
-        (
-            "TALLY__API__LISTEN",
-            "127.0.0.1:8081",
-            ["management.listen", "another port"],
-        ),
-        (
-            "TALLY__API__LISTEN",
-            "0.0.0.0:8080",
-            ["auth.local_dev_key", "loopback"],
-        ),
-        (
-            "TALLY__MANAGEMENT__LISTEN",
-            "[::]:8081",
-            ["auth.local_dev_key", "loopback"],
-        ),
-        (
-            "TALLY__API__MAX_BODY",
-            "1 GiB",
-            ["api.max_body", "to 64 MiB"],
-        ),
-        (
-            "TALLY__API__CORS_ORIGINS",
-            "example.com",
-            ["api.cors_origins", "https://app.example.com"],
-        ),
-        (
-            "TALLY__PROJECTOR__WAIT_LIMIT",
-            "0",
-            ["projector.wait_limit", "from 1ms"],
-        ),
-        (
-            "TALLY__PROJECTOR__WAIT_LIMIT",
-            "soon",
-            ["projector.wait_limit", "from 1ms"],
-        ),
-        (
-            "TALLY__CATALOGUE__MODE",
-            "closed",
-            ["catalogue.mode", "\"registered\""],
-        ),
-        (
-            "TALLY__CATALOGUE__SEED",
-            "maybe",
-            ["catalogue.seed", "boolean"],
-        ),
-        ("TALLY__CATALOGUE", "open", ["catalogue", "a section"]),
-        (
-            "TALLY__LOGGING__LEVEL",
-            "=loud=",
-            ["logging.level", "error, warn"],
-        ),
-        ("TALLY__DATA_DIR", "", ["data_dir", "a folder"]),
-    ] {
+    for (name, value, wanted) in IMPOSSIBLE {
         let error = refused(None, &[(name, value)]);
         for part in wanted {
             assert!(error.contains(part), "{name}={value}: {part:?} in {error}");
         }
     }
 }
+
+/// A variable, its value, and what the refusal names.
+const IMPOSSIBLE: &[(&str, &str, [&str; 2])] = &[
+    (
+        "TALLY__LOG__PARTITIONS",
+        "0",
+        ["log.partitions", "from 1 to 1024"],
+    ),
+    (
+        "TALLY__LOG__PARTITIONS",
+        "1025",
+        ["log.partitions", "from 1 to 1024"],
+    ),
+    (
+        "TALLY__LOG__PARTITIONS",
+        "-1",
+        ["log.partitions", "from 1 to 1024"],
+    ),
+    (
+        "TALLY__LOG__PARTITIONS",
+        "many",
+        ["log.partitions", "from 1 to 1024"],
+    ),
+    (
+        "TALLY__LOG__PARTITIONS",
+        "[4]",
+        ["log.partitions", "from 1 to 1024"],
+    ),
+    ("TALLY__LOG__KIND", "redis", ["log.kind", "\"embedded\""]),
+    (
+        "TALLY__LOG__KIND",
+        "kafka",
+        ["log.kind", "not built into this version"],
+    ),
+    (
+        "TALLY__AUTH__JWT__ISSUER",
+        "x",
+        ["auth.jwt", "not built into this version"],
+    ),
+    (
+        "TALLY__API__LISTEN",
+        "8080",
+        ["api.listen", "127.0.0.1:8080"],
+    ),
+    (
+        "TALLY__API__LISTEN",
+        "localhost",
+        ["api.listen", "127.0.0.1:8080"],
+    ),
+    (
+        "TALLY__API__LISTEN",
+        "127.0.0.1:8081",
+        ["management.listen", "another port"],
+    ),
+    (
+        "TALLY__API__LISTEN",
+        "0.0.0.0:8080",
+        ["auth.local_dev_key", "loopback"],
+    ),
+    (
+        "TALLY__MANAGEMENT__LISTEN",
+        "[::]:8081",
+        ["auth.local_dev_key", "loopback"],
+    ),
+    (
+        "TALLY__API__MAX_BODY",
+        "1 GiB",
+        ["api.max_body", "to 64 MiB"],
+    ),
+    (
+        "TALLY__API__CORS_ORIGINS",
+        "example.com",
+        ["api.cors_origins", "https://app.example.com"],
+    ),
+    (
+        "TALLY__PROJECTOR__WAIT_LIMIT",
+        "0",
+        ["projector.wait_limit", "from 1ms"],
+    ),
+    (
+        "TALLY__PROJECTOR__WAIT_LIMIT",
+        "soon",
+        ["projector.wait_limit", "from 1ms"],
+    ),
+    (
+        "TALLY__CATALOGUE__MODE",
+        "closed",
+        ["catalogue.mode", "\"registered\""],
+    ),
+    (
+        "TALLY__CATALOGUE__SEED",
+        "maybe",
+        ["catalogue.seed", "boolean"],
+    ),
+    ("TALLY__CATALOGUE", "open", ["catalogue", "a section"]),
+    (
+        "TALLY__LOGGING__LEVEL",
+        "=loud=",
+        ["logging.level", "error, warn"],
+    ),
+    ("TALLY__DATA_DIR", "", ["data_dir", "a folder"]),
+];
 
 /// Protects the sentence that names the file and the line.
 #[test]

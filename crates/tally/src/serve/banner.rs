@@ -16,7 +16,10 @@ pub(super) fn banner(config: &Config, listeners: &Listeners) -> String {
     let (key, hint) = if config.auth.local_dev_key {
         ("local-dev-key", "")
     } else {
-        ("$KEY", "  (KEY is what `tally keys create --user U` prints)")
+        (
+            "$KEY",
+            "  (KEY is what `tally keys create --user U` prints)",
+        )
     };
     let resource = if config.catalogue.seed || config.catalogue.mode == CatalogueMode::Open {
         ""

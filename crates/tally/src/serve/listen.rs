@@ -23,7 +23,12 @@ impl Listeners {
     pub(super) fn bind(config: &Config) -> Result<Self, Failure> {
         let (api, api_address) = bind(config.api.listen, "api.listen")?;
         let (management, management_address) = bind(config.management.listen, "management.listen")?;
-        Ok(Self { api, api_address, management, management_address })
+        Ok(Self {
+            api,
+            api_address,
+            management,
+            management_address,
+        })
     }
 }
 
@@ -36,13 +41,25 @@ fn bind(address: SocketAddr, setting: &str) -> Result<(TcpListener, SocketAddr),
         Ok((listener, address))
     };
     bound().map_err(|error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another program has it: stop that, or set another port (0 takes a free one)",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges",
-            io::ErrorKind::AddrNotAvailable => "; this host has no such address",
-            _ => "",
-        };
-        Failure::run(format!("can't listen on {address} (setting {setting}): {error}{hint}"))
+        let hints = [
+            (
+                io::ErrorKind::AddrInUse,
+                "; another program has it: stop that, or set another port (0 takes a free one)",
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                "; ports below 1024 need privileges",
+            ),
+            (
+                io::ErrorKind::AddrNotAvailable,
+                "; this host has no such address",
+            ),
+        ];
+        let hint = hints.iter().find(|(kind, _)| *kind == error.kind());
+        let hint = hint.map_or("", |(_, hint)| *hint);
+        Failure::run(format!(
+            "can't listen on {address} (setting {setting}): {error}{hint}"
+        ))
     })
 }
 
@@ -53,12 +70,18 @@ mod tests {
     /// Protects the operator whose port is taken: the message names port and setting.
     #[test]
     fn a_port_in_use_is_named_with_its_setting() {
-        let (_held, address) = bind("127.0.0.1:0".parse().unwrap(), "api.listen").ok().unwrap();
+        let (_held, address) = bind("127.0.0.1:0".parse().unwrap(), "api.listen")
+            .ok()
+            .unwrap();
         let Err(Failure::Run(error)) = bind(address, "management.listen") else {
             panic!("the port is taken");
         };
         let error = error.to_string();
-        for part in [address.to_string().as_str(), "management.listen", "another program"] {
+        for part in [
+            address.to_string().as_str(),
+            "management.listen",
+            "another program",
+        ] {
             assert!(error.contains(part), "{part:?} in {error}");
         }
     }

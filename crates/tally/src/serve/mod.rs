@@ -166,12 +166,14 @@ async fn stop(
         let catalogue_closed = logs.catalogue.close(deadline.left());
         // A log that failed still has what it acknowledged: fold and keep that.
         let stopped = projector.stop(deadline.left());
-        closed.and(catalogue_closed).map_err(|error| {
-            Failure::run(format!("the log was not closed cleanly: {error}"))
-        })?;
+        closed
+            .and(catalogue_closed)
+            .map_err(|error| Failure::run(format!("the log was not closed cleanly: {error}")))?;
         stopped.map_err(|error| {
             let why = failure::with_causes(&error);
-            Failure::run(format!("the state was not written down; the next start replays the log: {why}"))
+            Failure::run(format!(
+                "the state was not written down; the next start replays the log: {why}"
+            ))
         })
     });
     let stopped = stopped.await.map_err(failed)?;

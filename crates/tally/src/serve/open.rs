@@ -1,19 +1,24 @@
 //! Logs, catalogue, keys and state of a data folder: opened in order, each refusal with the setting
 //! to look at. Commands that work on a folder by themselves open it the same way.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
+use actix_web::dev::Server;
 use prometheus::Registry;
 use tally_domain::{Resource, ResourceType};
+use tally_ingress::auth::Authenticator;
 use tally_ingress::catalogue::Catalogue;
+use tally_ingress::management::admin::{CATALOGUE, INTERACTIONS};
 use tally_ingress::management::{Management, Parts};
-use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, LogMetrics, OpenError};
-use tally_log::EventLog;
-use tally_log::storage::{RealStorage, Storage};
+use tally_ingress::{ApiOptions, ApiParts, ApiServer, CatalogueMode, start_api};
+use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, OpenError, Recovery};
+use tally_log::storage::RealStorage;
+use tally_log::{EventLog, LogMetrics};
 use tally_projector::{Options, Projector};
 
-use crate::config::{Config, LogKind};
+use crate::config::{self, Config, LogKind};
 use crate::failure::{Failure, with_causes};
 
 /// What an empty catalogue starts with where `catalogue.seed` says so.
@@ -22,6 +27,9 @@ const SEED: [(ResourceType, u64); 3] = [
     (ResourceType::AiExpert, 7),
     (ResourceType::Quest, 42),
 ];
+
+/// A segment of the catalogue's log: resources come and go rarely.
+const CATALOGUE_SEGMENT_BYTES: u64 = 8 << 20;
 
 /// The log of interactions and that of the catalogue.
 #[derive(Clone)]
@@ -33,8 +41,9 @@ pub(crate) struct Logs {
 /// Everything a server works on.
 pub(super) struct Opened {
     pub(super) logs: Logs,
-    pub(super) catalogue: Arc<Catalogue>,
     pub(super) projector: Arc<Projector>,
+    catalogue: Arc<Catalogue>,
+    authenticator: Arc<Authenticator>,
 }
 
 /// Whether a log must have as many partitions as the settings say.
@@ -55,34 +64,207 @@ pub(crate) fn logs(
 ) -> Result<Logs, Failure> {
     match config.log.kind {
         LogKind::Embedded => {}
-        LogKind::Kafka => return Err(Failure::run("log.kind \"kafka\" is not built into this version")),
+        LogKind::Kafka => {
+            return Err(Failure::run(
+                "log.kind \"kafka\" is not built into this version",
+            ));
+        }
     }
-    let metrics = LogMetrics::register(registry).map_err(|error| Failure::Run(error.into()))?;
+    let metrics = LogMetrics::register(registry).map_err(failed)?;
     let options = EmbeddedOptions {
         partitions: config.log.partitions.as_u32(),
         segment_bytes: config.log.segment_size.get(),
         max_queue_bytes: config.log.max_queued.as_usize(),
         ..EmbeddedOptions::default()
     };
-    let mut interactions = open_log(&dir.join("log"), options.clone(), &metrics);
+    let log_dir = dir.join("log");
+    let mut interactions = open_log(&log_dir, INTERACTIONS, options.clone(), &metrics);
     if let (Err(OpenError::PartitionsDiffer { actual, .. }), Partitions::AsTheyAre) =
         (&interactions, partitions)
     {
-        let options = EmbeddedOptions { partitions: *actual, ..options.clone() };
-        interactions = open_log(&dir.join("log"), options, &metrics);
+        let as_they_are = EmbeddedOptions {
+            partitions: *actual,
+            ..options.clone()
+        };
+        interactions = open_log(&log_dir, INTERACTIONS, as_they_are, &metrics);
     }
-    // Small: resources come and go rarely.
     let small = EmbeddedOptions {
         partitions: 1,
-        segment_bytes: options.segment_bytes.min(8 << 20),
+        segment_bytes: options.segment_bytes.min(CATALOGUE_SEGMENT_BYTES),
         ..options
     };
-    let catalogue = open_log(&dir.join("catalogue"), small, &metrics);
-    let refused = |name| move |error: OpenError| {
-        Failure::run(format!("the log of {name} can't be opened: {}", with_causes(&error)))
-    };
+    let catalogue = open_log(&dir.join("catalogue"), CATALOGUE, small, &metrics);
     Ok(Logs {
-        interactions: Arc::new(interactions.map_err(refused("interactions"))?),
-        catalogue: Arc::new(catalogue.map_err(refused("the catalogue"))?),
+        interactions: interactions.map_err(refused(INTERACTIONS))?,
+        catalogue: catalogue.map_err(refused(CATALOGUE))?,
     })
+}
+
+fn open_log(
+    dir: &Path,
+    name: &'static str,
+    options: EmbeddedOptions,
+    metrics: &LogMetrics,
+) -> Result<Arc<dyn EventLog>, OpenError> {
+    let (log, recovery) = EmbeddedLog::open(Arc::new(RealStorage), dir, name, options, metrics)?;
+    report(name, &recovery);
+    Ok(Arc::new(log))
+}
+
+/// Says what a kill left behind, where there was one.
+fn report(log: &str, recovery: &Recovery) {
+    let Recovery {
+        created,
+        clean,
+        recovered_records,
+        cut_bytes,
+        cut_at,
+    } = recovery;
+    if *created {
+        tracing::info!(log, "the log was created");
+    } else if let Some((file, at)) = cut_at {
+        tracing::warn!(
+            log,
+            recovered_records,
+            cut_bytes,
+            file = %file.display(),
+            at,
+            "the process was killed before: a write that was never acknowledged was cut off"
+        );
+    } else if !clean {
+        tracing::info!(log, recovered_records, "the process was killed before");
+    }
+}
+
+fn refused(name: &'static str) -> impl Fn(OpenError) -> Failure {
+    move |error| {
+        Failure::run(format!(
+            "the log of {name} can't be opened: {}",
+            with_causes(&error)
+        ))
+    }
+}
+
+/// Opens the state and starts to follow the log.
+pub(crate) fn projector(
+    config: &Config,
+    dir: &Path,
+    log: &Arc<dyn EventLog>,
+    registry: &Registry,
+) -> Result<Projector, Failure> {
+    let settings = &config.projector;
+    let defaults = Options::default();
+    let options = Options {
+        workers: match settings.workers.as_usize() {
+            0 => defaults.workers,
+            workers => workers,
+        },
+        checkpoint_interval: settings.checkpoint_interval.get(),
+        checkpoint_changes: settings.checkpoint_changes.as_usize(),
+        sled_cache_bytes: settings.cache_size.get(),
+        max_waiters: settings.max_waiters.as_usize(),
+    };
+    let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
+    Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
+        Failure::run(format!(
+            "the state can't be opened: {}",
+            with_causes(&error)
+        ))
+    })
+}
+
+/// Reads the catalogue.
+pub(crate) fn catalogue(log: &Arc<dyn EventLog>) -> Result<Catalogue, Failure> {
+    Catalogue::open(Arc::clone(log)).map_err(|error| {
+        Failure::run(format!(
+            "the catalogue can't be read: {}",
+            with_causes(&error)
+        ))
+    })
+}
+
+/// Opens everything a server works on, telling the management API what it is at.
+pub(super) fn everything(
+    config: &Config,
+    dir: &Path,
+    management: &Management,
+    registry: &Registry,
+) -> Result<Opened, Failure> {
+    management.opening("reading the API keys");
+    let authenticator =
+        Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(failed)?;
+    management.opening("opening the logs");
+    let logs = logs(config, dir, registry, Partitions::AsSet)?;
+    management.opening("reading the catalogue");
+    let catalogue = Arc::new(catalogue(&logs.catalogue)?);
+    seed(config, &logs, &catalogue)?;
+    management.opening("opening the state");
+    let projector = Arc::new(projector(config, dir, &logs.interactions, registry)?);
+    management.opened(Parts {
+        log: Arc::clone(&logs.interactions),
+        catalogue_log: Arc::clone(&logs.catalogue),
+        projector: Arc::clone(&projector),
+        catalogue: Arc::clone(&catalogue),
+    });
+    Ok(Opened {
+        logs,
+        projector,
+        catalogue,
+        authenticator: Arc::new(authenticator),
+    })
+}
+
+/// Seeds a catalogue that never had anything: one that was emptied on purpose stays empty.
+fn seed(config: &Config, logs: &Logs, catalogue: &Catalogue) -> Result<(), Failure> {
+    let head = logs.catalogue.head().map_err(failed)?;
+    if !config.catalogue.seed || head.iter().any(|offset| *offset > 0) {
+        return Ok(());
+    }
+    let resources = SEED.map(|(kind, id)| Resource::new(kind, id));
+    let resources = resources.into_iter().collect::<Result<Vec<_>, _>>();
+    let added = catalogue.add(&resources.map_err(failed)?);
+    added.map(|_| ()).map_err(|error| {
+        Failure::run(format!(
+            "the catalogue can't be seeded: {}",
+            with_causes(&error)
+        ))
+    })
+}
+
+/// Starts the public API on what was opened.
+pub(super) fn api(
+    config: &Config,
+    opened: &Opened,
+    listener: TcpListener,
+    registry: &Registry,
+) -> Result<(Server, ApiServer), Failure> {
+    let api = &config.api;
+    let options = ApiOptions {
+        workers: match api.workers.as_usize() {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        },
+        max_connections: api.max_connections.as_usize(),
+        max_body: api.max_body.as_usize(),
+        head_timeout: api.head_timeout.get(),
+        body_timeout: api.body_timeout.get(),
+        keep_alive: api.keep_alive.get(),
+        cors_origins: api.cors_origins.as_slice().to_vec(),
+        wait_limit: config.projector.wait_limit.get(),
+        catalogue_mode: match config.catalogue.mode {
+            config::CatalogueMode::Registered => CatalogueMode::Registered,
+            config::CatalogueMode::Open => CatalogueMode::Open,
+        },
+    };
+    let parts = ApiParts {
+        log: Arc::clone(&opened.logs.interactions),
+        projector: Arc::clone(&opened.projector),
+        catalogue: Arc::clone(&opened.catalogue),
+        authenticator: Arc::clone(&opened.authenticator),
+    };
+    start_api(listener, parts, options, registry).map_err(failed)
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::Run(error.into())
 }

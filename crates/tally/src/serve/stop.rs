@@ -38,7 +38,9 @@ pub(super) struct Deadline {
 impl Deadline {
     /// From now.
     pub(super) fn after(limit: Duration) -> Self {
-        Self { until: Instant::now() + limit }
+        Self {
+            until: Instant::now() + limit,
+        }
     }
 
     /// What is left of it.

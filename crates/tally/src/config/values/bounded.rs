@@ -22,12 +22,6 @@ pub(crate) struct Span<const MIN: u64, const MAX: u64>(u64);
 pub(crate) struct Size<const MIN: u64, const MAX: u64>(u64);
 
 impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
-    /// The number.
-    #[must_use]
-    pub(crate) fn get(self) -> u64 {
-        self.0
-    }
-
     /// The number as `u32`; the range's own bound keeps it whole.
     #[must_use]
     pub(crate) fn as_u32(self) -> u32 {
