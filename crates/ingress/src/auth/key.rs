@@ -1,31 +1,31 @@
 //! A key's text, its id, its hash.
 //!
 //! ```text
-//!  tally_k7m2x9q4w1ab_Zm9vYmFy…
-//!  ‾‾‾‾‾ ‾‾‾‾‾‾‾‾‾‾‾‾ ‾‾‾‾‾‾‾‾‾
-//!    │         │          └ 43 characters: 256 random bits in base64url
-//!    │         └ 12 characters: 60 random bits; no secret, found in lists
+//!  tally_k7m2x9q4w1ab_9x0d4m…
+//!  ‾‾‾‾‾ ‾‾‾‾‾‾‾‾‾‾‾‾ ‾‾‾‾‾‾‾
+//!    │         │         └ 52 characters: 260 random bits
+//!    │         └ 12 characters: 60 random bits; no secret, shown in lists
 //!    └ so that a leaked key is recognised for what it is
 //! ```
 //!
-//! Only the SHA-256 of the secret is kept. The secret has 256 random bits, so there is nothing
-//! that a slow hash would protect it from.
+//! Digits, small letters and `_` only: a double click takes all of it, and no shell or URL minds.
+//!
+//! Only the SHA-256 of the secret's text is kept. So many random bits need no slow hash: nobody
+//! can try them all.
 
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 const PREFIX: &str = "tally_";
 const ID_CHARS: usize = 12;
-const SECRET_BYTES: usize = 32;
-const SECRET_CHARS: usize = 43;
+/// With its padding one block of SHA-256.
+const SECRET_CHARS: usize = 52;
 /// 32 characters, none of which is taken for another.
-const ID_ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// Why text is no key id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,7 @@ pub struct KeyId([u8; ID_CHARS]);
 impl KeyId {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let id: [u8; ID_CHARS] = bytes.try_into().ok()?;
-        let known = id.iter().all(|char| ID_ALPHABET.contains(char));
+        let known = id.iter().all(|char| ALPHABET.contains(char));
         known.then_some(Self(id))
     }
 
@@ -91,20 +91,12 @@ impl ApiKey {
     /// # Errors
     /// Where the system has none.
     pub(super) fn generate() -> Result<(KeyId, KeyHash, Self), getrandom::Error> {
-        let mut random = [0; ID_CHARS + SECRET_BYTES];
-        getrandom::fill(&mut random)?;
-        let (id, secret) = random.split_at(ID_CHARS);
-        let mut chars = [b'0'; ID_CHARS];
-        for (char, byte) in chars.iter_mut().zip(id) {
-            // 32 divides 256: all are equally likely.
-            *char = ID_ALPHABET
-                .get(usize::from(byte % 32))
-                .map_or(b'0', |char| *char);
-        }
-        let id = KeyId(chars);
-        let secret = URL_SAFE_NO_PAD.encode(secret);
-        let hash = KeyHash::of(secret.as_bytes());
-        Ok((id, hash, Self(format!("{PREFIX}{id}_{secret}"))))
+        let id = KeyId(random_chars()?);
+        let secret = random_chars::<SECRET_CHARS>()?;
+        let hash = KeyHash::of(&secret);
+        let mut key = format!("{PREFIX}{id}_");
+        key.extend(secret.iter().copied().map(char::from));
+        Ok((id, hash, Self(key)))
     }
 
     /// The whole text, to be shown once.
@@ -118,6 +110,17 @@ impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(…)")
     }
+}
+
+fn random_chars<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut chars = [0; N];
+    getrandom::fill(&mut chars)?;
+    for char in &mut chars {
+        // 32 divides 256: all are equally likely.
+        let place = usize::from(*char) % ALPHABET.len();
+        *char = ALPHABET.get(place).copied().unwrap_or_default();
+    }
+    Ok(chars)
 }
 
 /// Id and secret of what has a key's shape.
@@ -215,6 +218,8 @@ mod tests {
         let (found, secret) = split(text.as_bytes()).unwrap();
         assert_eq!(found, id);
         assert!(bool::from(KeyHash::of(secret).ct_eq(&hash)));
+        let known = |char: u8| ALPHABET.contains(&char);
+        assert!(secret.iter().copied().all(known), "{text}");
         assert!(!bool::from(KeyHash::NONE.ct_eq(&hash)));
         assert_eq!(id_of(text), Ok(id));
         assert_eq!(id_of(&id.to_string()), Ok(id));

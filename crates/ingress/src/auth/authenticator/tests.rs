@@ -105,7 +105,7 @@ fn the_hash_that_stands_for_no_key_lets_nobody_in() {
     assert!(!bool::from(KeyHash::of(b"").ct_eq(&KeyHash::NONE)));
     let (_folder, file) = in_folder();
     let authenticator = still(&file);
-    let unknown = format!("tally_000000000000_{}", "A".repeat(43));
+    let unknown = format!("tally_000000000000_{}", "a".repeat(52));
     assert_eq!(ask(&authenticator, &unknown), Err(AuthError::UnknownKey));
 }
 
