@@ -168,7 +168,7 @@ fn writers_at_once_do_not_lose_each_others_keys() {
     let (_folder, file) = in_folder();
     let (writers, each) = (4, 8);
     std::thread::scope(|scope| {
-        for writer in 0..writers {
+        let write = |writer: usize| {
             // As another process has it: nothing shared but the path.
             let file = KeysFile::new(file.path());
             scope.spawn(move || {
@@ -178,11 +178,16 @@ fn writers_at_once_do_not_lose_each_others_keys() {
                         assert!(file.revoke(created.info.id).unwrap());
                     }
                 }
-            });
+            })
+        };
+        let running: Vec<_> = (0..writers).map(write).collect();
+        // A reader at any time finds a whole file with no key missing that was there.
+        let mut seen = 0;
+        while !running.iter().all(|writer| writer.is_finished()) {
+            let keys = file.list().unwrap().len();
+            assert!(keys >= seen, "{keys} keys after {seen}");
+            seen = keys;
         }
-        // A reader at any time finds a whole file.
-        let reader = KeysFile::new(file.path());
-        scope.spawn(move || while reader.list().unwrap().len() < writers * each {});
     });
     let keys = file.list().unwrap();
     assert_eq!(keys.len(), writers * each);
