@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - [`key`]: a key's text, its id, its hash
-//! - [`file`]: the file of hashes, changed by the command
+//! - [`mod@file`]: the file of hashes, changed by the command
 //! - [`authenticator`]: from a request's headers to a user; follows the file
 //! - `header`: the credential in an `Authorization` header
 //!
