@@ -26,8 +26,8 @@ const TOO_MANY: &str = "Too many interactions are waiting; try again soon.";
 const NOT_WRITTEN: &str = "The interaction could not be recorded; try again soon.";
 const DISK_FULL: &str = "The interaction could not be recorded, the disk is full; try again later.";
 
-/// How long a read of the state may take, for an answer without a verdict.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+/// How long a read of the state may take.
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long an interaction is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,9 @@ struct Waiting<'a> {
     ingest: &'a Ingest,
     partition: Partition,
     id: EventId,
+    /// The projector has let it go by itself.
+    settled: bool,
+    /// Somebody is still there to be told.
     answered: bool,
 }
 
@@ -78,7 +81,9 @@ impl Drop for Waiting<'_> {
         if !self.answered {
             self.ingest.metrics.ingested(IngestResult::ClientGone);
         }
-        self.ingest.projector.forget_event(self.partition, self.id);
+        if !self.settled {
+            self.ingest.projector.forget_event(self.partition, self.id);
+        }
     }
 }
 
@@ -144,6 +149,7 @@ impl Ingest {
             ingest: self,
             partition,
             id,
+            settled: false,
             answered: false,
         };
         let record = NewRecord {
@@ -152,14 +158,16 @@ impl Ingest {
             value: encode(&event),
         };
         let (ack, place) = self.batches.add(id, record);
+        // What is rare is boxed: it need not make every request large.
         let settled = match timeout(self.limits.verdict, &mut fate).await {
             Ok(Ok(fate)) => Some(fate),
             Ok(Err(_)) => None,
-            Err(_) => self.word_of_log(&mut fate, &ack, place).await,
+            Err(_) => Box::pin(self.word_of_log(&mut fate, &ack, place)).await,
         };
+        waiting.settled = settled.is_some();
         let answer = match settled {
             Some(fate) => self.verdict(id, fate),
-            None => self.late(&event, partition, &ack, place).await,
+            None => Box::pin(self.late(&event, partition, &ack, place)).await,
         };
         waiting.answered = true;
         answer

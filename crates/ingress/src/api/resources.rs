@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::answer;
 use super::error::ApiError;
+use super::ingest::READ_LIMIT;
 use super::service::{Api, Worker};
 
 const MALFORMED: &str = "at_least is not a position that was given out here.";
@@ -16,6 +17,7 @@ const OTHER_LOG: &str = "at_least is a position of another log.";
 const OTHER_PARTITION: &str = "at_least is a position of another partition than the resource's.";
 const PAST_HEAD: &str = "at_least lies past the end of the log.";
 const TOO_MANY: &str = "Too many requests are waiting; try again soon.";
+const TOO_SLOW: &str = "The state could not be read in time; try again soon.";
 const LOG_AWAY: &str = "The log can't be asked; try again soon.";
 
 /// The state, and whether it includes the position that was asked for.
@@ -115,9 +117,11 @@ async fn look(
             Some(_) | None => Ok(Looked::PastHead),
         }
     });
-    looked
-        .await
-        .unwrap_or_else(|error| Err(ApiError::Internal(error.to_string())))
+    match timeout(READ_LIMIT, looked).await {
+        Ok(Ok(looked)) => looked,
+        Ok(Err(error)) => Err(ApiError::Internal(error.to_string())),
+        Err(_) => Err(ApiError::Unavailable(TOO_SLOW)),
+    }
 }
 
 /// Waits until the position is applied or the limit is over; returns the state then.

@@ -129,6 +129,7 @@ async fn a_key_that_comes_again_is_a_duplicate_or_a_conflict() {
 async fn what_the_log_does_not_acknowledge_is_503_of_its_kind() {
     let world = World::new();
     let ingest = world.ingest(LONG, LONG);
+    let started = std::time::Instant::now();
     let text = || "as the test wants it".to_owned();
     let unavailable = ApiError::Unavailable(NOT_WRITTEN);
     let cases = [
@@ -162,6 +163,7 @@ async fn what_the_log_does_not_acknowledge_is_503_of_its_kind() {
         }
         assert_eq!(world.waiters(), 0, "{fate:?}");
     }
+    assert!(started.elapsed() < LONG, "told at once");
     // The thread's way into the log is as good as before.
     world.log.set_fate(Fate::Taken);
     let view = record(&ingest, 1, InteractionType::View).await.unwrap();

@@ -22,6 +22,7 @@ fn mistakes(cases: &[(&[u8], &str)]) {
 #[test]
 fn a_mistake_of_structure_is_named_with_its_place() {
     let deep = format!("{}1", "[".repeat(65));
+    let deep_objects = r#"{"":"#.repeat(65);
     mistakes(&[
         (b"nonsense", "Expecting value: line 1 column 1 (char 0)"),
         (b"   ", "Expecting value: line 1 column 4 (char 3)"),
@@ -63,6 +64,10 @@ fn a_mistake_of_structure_is_named_with_its_place() {
         (b"{} {}", "Extra data: line 1 column 4 (char 3)"),
         (b"1 and more", "Extra data: line 1 column 3 (char 2)"),
         (b"042", "Extra data: line 1 column 2 (char 1)"),
+        (
+            deep_objects.as_bytes(),
+            "Nested deeper than 64 levels: line 1 column 257 (char 256)",
+        ),
         (
             deep.as_bytes(),
             "Nested deeper than 64 levels: line 1 column 65 (char 64)",
