@@ -6,20 +6,31 @@ use std::time::{Duration, Instant};
 /// machine doesn't fail; a test that passes never waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Asks `probe` again and again until it answers, and returns the answer.
-///
-/// # Panics
-/// When it has not answered within [`DEADLINE`].
-pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+/// Between two probes at first; it grows, so that a long wait costs next to nothing.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks `probe` again and again until it answers, and returns the answer; `None` where it has not
+/// answered within the limit.
+pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
+    let mut pause = SHORTEST_PAUSE;
     loop {
         if let Some(answer) = probe() {
-            return answer;
+            return Some(answer);
         }
-        assert!(
-            start.elapsed() < DEADLINE,
-            "{what}: not within {DEADLINE:?}"
-        );
-        std::thread::sleep(Duration::from_millis(2));
+        if start.elapsed() >= limit {
+            return None;
+        }
+        std::thread::sleep(pause);
+        pause = (pause + pause / 4).min(LONGEST_PAUSE);
     }
+}
+
+/// As [`within`] the [`DEADLINE`].
+///
+/// # Panics
+/// When there is no answer by then.
+pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, probe).unwrap_or_else(|| panic!("{what}: not within {DEADLINE:?}"))
 }

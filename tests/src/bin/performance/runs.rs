@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tally_tests::{binary, http::Request};
+use tally_tests::{binary, http::Request, wait};
 use tempfile::TempDir;
 
 /// Users and resources of every run; the bare handler's users have made-up keys.
@@ -250,25 +250,19 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self, folder: &Path) {
-        let deadline = Instant::now() + GRACE;
-        loop {
+        let ready = wait::within(GRACE, || {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 panic!("the server ended with {status}:\n{}", errors(folder));
             }
-            let ready = self.management(folder).and_then(|address| {
-                let address = address.parse().expect("an address");
-                Request::get("/readyz").try_send(address).ok()
-            });
-            if ready.is_some_and(|answer| answer.status == 200) {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "the server is not ready:\n{}",
-                errors(folder)
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            let address = self.management(folder)?.parse().expect("an address");
+            let answer = Request::get("/readyz").try_send(address).ok()?;
+            (answer.status == 200).then_some(())
+        });
+        assert!(
+            ready.is_some(),
+            "the server is not ready:\n{}",
+            errors(folder)
+        );
     }
 
     /// The management address that the service wrote down; none for the bare handler.
@@ -281,11 +275,8 @@ impl Server {
     fn stop(mut self) {
         // Already ended is seen below.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let deadline = Instant::now() + GRACE;
-        while self.child.try_wait().expect("a child of ours").is_none() {
-            assert!(Instant::now() < deadline, "the server does not stop");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let ended = wait::within(GRACE, || self.child.try_wait().expect("a child of ours"));
+        assert!(ended.is_some(), "the server does not stop");
     }
 }
 
@@ -305,7 +296,7 @@ fn errors(folder: &Path) -> String {
 fn made_up_keys(folder: &Path) -> PathBuf {
     let path = folder.join("keys.txt");
     let lines: String = (0..USERS)
-        .map(|user| format!("bench-{user} tally_{user:043}\n"))
+        .map(|user| format!("bench-{user} tally_{user:012}_{user:052}\n"))
         .collect();
     std::fs::write(&path, lines).expect("a file in the folder");
     path
@@ -319,18 +310,11 @@ fn finish(mut generator: Command, folder: &Path, limit: Duration) -> Value {
         .stderr(File::create(&err).expect("a file in the folder"))
         .spawn()
         .expect("the generator starts");
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            break Some(status);
-        }
-        if Instant::now() >= deadline {
-            child.kill().expect("a child of ours");
-            child.wait().expect("a child of ours");
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let status = wait::within(limit, || child.try_wait().expect("a child of ours"));
+    if status.is_none() {
+        child.kill().expect("a child of ours");
+        child.wait().expect("a child of ours");
+    }
     let said = || {
         let said = |path| std::fs::read_to_string(path).unwrap_or_default();
         format!("{}{}{}", said(&out), said(&err), errors(folder))

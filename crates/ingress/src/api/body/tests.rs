@@ -1,3 +1,5 @@
+//! What is read from a body, and what is refused with which words.
+
 use super::*;
 
 const ALL_REQUIRED: [Option<&str>; 3] = [Some(REQUIRED), Some(REQUIRED), Some(REQUIRED)];

@@ -1,3 +1,5 @@
+//! Each row of the error table, byte for byte, in both forms.
+
 use actix_web::body::{MessageBody, to_bytes};
 use actix_web::http::header::HeaderName;
 

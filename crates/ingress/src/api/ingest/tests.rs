@@ -1,3 +1,5 @@
+//! The way through the log: what each fate is answered with.
+
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use prometheus::Registry;

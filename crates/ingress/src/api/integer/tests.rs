@@ -1,3 +1,5 @@
+//! Integers in any spelling, against a slow model.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Strict JSON: what is refused, and where.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The public API as a whole: limits, request ids, what every answer has in common.
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
