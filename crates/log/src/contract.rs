@@ -118,7 +118,7 @@ pub enum ReadError {
 pub enum LogHealth {
     /// It does.
     Ok,
-    /// It does not, and only a restart can change that.
+    /// It does not, and as a rule only a restart changes that.
     Failed(String),
     /// The disk is full; appends are tried again as they come.
     DiskFull(String),

@@ -16,7 +16,7 @@
 //!
 //! - [`layout`]: the bytes on disk, and what counts as damaged and what as torn
 //! - `queue`: appends on their way to the writer: bounded, and in order
-//! - `writer`: the thread that writes
+//! - `writer`: the thread that writes; `active` is the segment that it writes
 //! - `shared`: what the writer publishes
 //! - `reader`: reads below the mark; `index` tells where to start
 //! - `recovery`: what is done when a log is opened
@@ -26,6 +26,7 @@
 //! Dropped without [`close`](EventLog::close), the log ends as if the process was killed, except
 //! that everybody who waits is told.
 
+mod active;
 mod check;
 mod frames;
 mod identity;

@@ -13,15 +13,15 @@
 //! - A panic counts as a failed sync.
 
 use std::collections::VecDeque;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tally_domain::Offset;
 
+use super::active::{Active, Failed};
 use super::index::Index;
-use super::layout::{Footer, GROUP_HEADER, GroupBuilder, Mark, RecordFrame, Seed, SegmentHeader};
+use super::layout::{GROUP_HEADER, GroupBuilder, Mark, RecordFrame, SegmentHeader, header_bytes};
 use super::options::EmbeddedOptions;
 use super::queue::{Ended, Pending, Stop, Work};
 use super::segment::{self, Failure};
@@ -37,17 +37,6 @@ const PROBE_BYTES: usize = 64 * 1024;
 
 /// The group's buffer keeps this much memory.
 const KEEP_BYTES: usize = 1024 * 1024;
-
-/// The segment that is written.
-struct Active {
-    file: Arc<dyn File>,
-    number: u64,
-    seed: Seed,
-    /// Where the next group goes.
-    place: u64,
-    records: u64,
-    groups: u64,
-}
 
 /// What the thread owns.
 pub(crate) struct Writer {
@@ -73,50 +62,6 @@ pub(crate) struct Writer {
     unfinished: Option<AppendError>,
 }
 
-/// Why a group is not durable.
-struct Failed {
-    error: AppendError,
-    /// Nothing can be written any more.
-    poison: bool,
-}
-
-impl Failed {
-    fn before_writing(failure: Failure) -> Self {
-        match failure {
-            Failure::Write(error) => Self {
-                error: not_written(&error),
-                poison: false,
-            },
-            Failure::Sync(error) => Self {
-                error: AppendError::NotWritten(format!("an earlier sync failed: {error}")),
-                poison: true,
-            },
-        }
-    }
-
-    fn unknown(why: String) -> Self {
-        Self {
-            error: AppendError::FateUnknown(why),
-            poison: true,
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
-fn not_written(error: &io::Error) -> AppendError {
-    if is_full(error) {
-        AppendError::DiskFull(error.to_string())
-    } else {
-        AppendError::NotWritten(error.to_string())
-    }
-}
-
 impl Writer {
     /// Writes on in the last of the shared segments, which is new.
     pub(crate) fn new(
@@ -129,14 +74,7 @@ impl Writer {
         let state = shared.state.lock();
         let (mark, next) = (state.synced, state.heads.clone());
         drop(state);
-        let active = Active {
-            file,
-            number: mark.segment,
-            seed: Seed::new(shared.identity.id, mark.segment),
-            place: mark.place,
-            records: 0,
-            groups: 0,
-        };
+        let active = Active::new(shared.identity.id, file, mark);
         Self {
             _lock: lock,
             segment_bytes: options.segment_bytes,
@@ -238,8 +176,9 @@ impl Writer {
             let why = "there is no segment to write".to_owned();
             return Err(Failed::unknown(why));
         };
-        let place = active.place;
-        self.group.begin(active.seed, place);
+        let synced = active.at();
+        let place = synced.place;
+        self.group.begin(active.seed(), place);
         stage(
             &mut self.group,
             &mut self.current,
@@ -247,31 +186,14 @@ impl Writer {
             &mut self.staged,
         );
         let time = segment::unix_millis().max(self.last_append_time_millis);
-        let synced = Mark {
-            segment: active.number,
-            place,
-        };
         let bytes = self.group.finish(time, synced);
         let len = bytes.len() as u64;
         let started = Instant::now();
-        if let Err(error) = active.file.write_all_at(bytes, place) {
-            return Err(discard(
-                active.file.as_ref(),
-                place,
-                self.segment_bytes,
-                &error,
-            ));
-        }
-        if let Err(error) = active.file.sync_data() {
-            return Err(Failed::unknown(format!("the sync failed: {error}")));
-        }
+        active.write(bytes, records as u64, self.segment_bytes)?;
         let metrics = &self.shared.metrics;
         metrics
             .sync_duration
             .observe(started.elapsed().as_secs_f64());
-        active.place = place + len;
-        active.records += records as u64;
-        active.groups += 1;
         self.last_append_time_millis = time;
         self.group.shrink(KEEP_BYTES);
         self.publish(place, len, records);
@@ -306,9 +228,7 @@ impl Writer {
 
     /// Goes on to a new segment where this one has no room.
     fn make_room(&mut self, bytes: u64) -> Result<(), Failure> {
-        let full = |active: &Active| {
-            active.groups > 0 && active.place.saturating_add(bytes) > self.segment_bytes
-        };
+        let full = |active: &Active| active.is_full(bytes, self.segment_bytes);
         if self.active.as_ref().is_some_and(full) {
             self.seal()?;
         }
@@ -322,16 +242,11 @@ impl Writer {
         let Some(active) = &self.active else {
             return Ok(());
         };
-        let footer = Footer {
-            records: active.records,
-            groups: active.groups,
-            last_append_time_millis: self.last_append_time_millis,
-            ends: self.next.clone(),
-            index: self.shared.state.lock().index.clone(),
-        };
-        let size = segment::seal(active.file.as_ref(), active.seed, active.place, &footer)?;
+        let index = self.shared.state.lock().index.clone();
+        let time = self.last_append_time_millis;
+        let footer_bytes = active.seal(time, self.next.clone(), index)?;
         // Readers stay below the mark, which the footer is not.
-        self.shared.state.lock().sealed_bytes += size - active.place;
+        self.shared.state.lock().sealed_bytes += footer_bytes;
         self.active = None;
         Ok(())
     }
@@ -352,15 +267,15 @@ impl Writer {
             self.segment_bytes,
         )?;
         self.last_append_time_millis = header.created_millis;
-        let place = super::layout::header_bytes(shared.identity.partitions);
+        let mark = Mark {
+            segment: number,
+            place: header_bytes(shared.identity.partitions),
+        };
         let mut state = shared.state.lock();
         state.sealed_bytes = state.bytes();
         state.segments.push(Arc::new(info));
         state.index = Index::new(shared.identity.partitions);
-        state.synced = Mark {
-            segment: number,
-            place,
-        };
+        state.synced = mark;
         let segments = state.segments.len();
         drop(state);
         shared.moved.notify_all();
@@ -368,24 +283,14 @@ impl Writer {
         metrics
             .segments
             .set(i64::try_from(segments).unwrap_or(i64::MAX));
-        Ok(Active {
-            file,
-            number,
-            seed: Seed::new(shared.identity.id, number),
-            place,
-            records: 0,
-            groups: 0,
-        })
+        Ok(Active::new(shared.identity.id, file, mark))
     }
 
     /// Looks whether an unwell log can be written again.
     fn probe(&mut self) -> bool {
         let tried = match self.make_room(0) {
             Ok(()) => match &self.active {
-                Some(active) => {
-                    let zeros = vec![0; PROBE_BYTES];
-                    active.file.write_all_at(&zeros, active.place)
-                }
+                Some(active) => active.probe(PROBE_BYTES),
                 None => Ok(()),
             },
             Err(Failure::Write(error)) => Err(error),
@@ -504,22 +409,6 @@ fn stage(
             append.results.push(Ok(*next));
             *next += 1;
         }
-    }
-}
-
-/// Cuts off what a failed write left. Where that fails too, part of the group may stay in the file,
-/// even all of it, and nobody can promise anything.
-fn discard(file: &dyn File, place: u64, segment_bytes: u64, error: &io::Error) -> Failed {
-    if let Err(again) = file.set_len(place) {
-        return Failed::unknown(format!("{error}, and it could not be undone: {again}"));
-    }
-    // Only for speed: the writer gets along without space allocated ahead.
-    if let Err(error) = file.set_len(segment_bytes.max(place)) {
-        tracing::debug!(%error, "space could not be allocated ahead");
-    }
-    Failed {
-        error: not_written(error),
-        poison: false,
     }
 }
 
