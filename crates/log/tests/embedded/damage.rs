@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tally_domain::Position;
-use tally_log::embedded::{Damage, OpenError, check};
+use tally_log::embedded::{Damage, EmbeddedOptions, OpenError, check};
 use tally_log::{Batch, EventLog as _, ReadError};
 
 use crate::disk::SimDisk;
@@ -200,7 +200,7 @@ fn values_that_look_like_frames_are_values() {
     let disk = SimDisk::default();
     let (log, _) = open(&disk);
     let mut expected = fill(&log, "a", 5);
-    let groups = disk.bytes(&segment(1))[usize::try_from(HEADER_BYTES).unwrap()..1000].to_vec();
+    let groups = disk.bytes(&segment(1))[usize_of(HEADER_BYTES)..1000].to_vec();
     let (closed, _) = closed(4);
     let mut copied = groups;
     copied.extend(closed.bytes(&segment(1)));
@@ -221,15 +221,56 @@ fn values_that_look_like_frames_are_values() {
         // The group is torn right at its start, so that what it holds is searched.
         let torn = disk.copy();
         let file = last_segment(&torn);
-        torn.edit(&file, |bytes| {
-            bytes[usize::try_from(HEADER_BYTES).unwrap()] ^= 1
-        });
+        torn.edit(&file, |bytes| bytes[usize_of(HEADER_BYTES)] ^= 1);
         let report = check(&torn, dir()).unwrap();
         assert!(report.is_whole(), "shift {shift}: {:?}", report.damage);
         let (log, recovery) = open(&torn);
         assert_eq!(recovery.cut_at, Some((file, HEADER_BYTES)));
         assert_eq!(read_all(&log).unwrap().len(), expected.len() - 1);
     }
+}
+
+/// Looking for what is whole behind a damaged group, the check does not take copies of earlier
+/// groups of the same segment, which are in its values, for groups.
+#[test]
+fn the_check_does_not_find_groups_in_values() {
+    let disk = SimDisk::default();
+    let large = EmbeddedOptions {
+        segment_bytes: 1024 * 1024,
+        ..small()
+    };
+    let (log, _) = open_with(&disk, large).unwrap();
+    fill(&log, "a", 5);
+    let groups = disk.bytes(&segment(1))[usize_of(HEADER_BYTES)..1000].to_vec();
+    let mut copied_at = Vec::new();
+    for shift in 0..8 {
+        let before: u64 = disk
+            .done()
+            .iter()
+            .filter_map(|(_, op)| op.written())
+            .map(|w| w.end)
+            .max()
+            .unwrap();
+        copied_at.push(usize_of(before));
+        let mut value = vec![0; shift];
+        value.extend_from_slice(&groups);
+        append_one(&log, 1, &value).unwrap();
+    }
+    fill(&log, "b", 5);
+    log.close(PATIENCE).unwrap();
+    drop(log);
+    for at in copied_at {
+        let damaged = disk.copy();
+        damaged.edit(&segment(1), |bytes| bytes[at] ^= 1);
+        let report = check(&damaged, dir()).unwrap();
+        assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+        assert_eq!(report.damage[0].byte, at as u64);
+        assert_eq!(report.records, 5 + 8 + 5 - 1);
+    }
+}
+
+fn usize_of(number: u64) -> usize {
+    usize::try_from(number).unwrap()
 }
 
 /// What rots while the log is open is found by whoever reads it: whole records before it are given
@@ -241,7 +282,7 @@ fn a_reader_stops_at_damage() {
     let contents = fill(&log, "a", 9);
     let third = HEADER_BYTES + 2 * GROUP_BYTES;
     disk.edit(&segment(1), |bytes| {
-        bytes[usize::try_from(third).unwrap() + 100] ^= 1;
+        bytes[usize_of(third) + 100] ^= 1;
     });
     let mut reader = log.reader(&from(&[0, 0, 0])).unwrap();
     let mut batch = Batch::new();
@@ -261,7 +302,7 @@ fn a_reader_stops_at_damage() {
     }
     // Undone, it goes on where it stood.
     disk.edit(&segment(1), |bytes| {
-        bytes[usize::try_from(third).unwrap() + 100] ^= 1;
+        bytes[usize_of(third) + 100] ^= 1;
     });
     reader.next(&mut batch, PATIENCE).unwrap();
     assert_eq!(batch.len(), contents.len() - 2);

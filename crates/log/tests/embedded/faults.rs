@@ -6,15 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tally_domain::Position;
-use tally_log::embedded::EmbeddedOptions;
+use tally_log::embedded::{EmbeddedOptions, OpenError};
 use tally_log::{
     AppendError, AppendRefused, Batch, EventLog as _, LogHealth, NewRecord, ReadError,
 };
 
 use crate::disk::{Op, SimDisk};
 use crate::support::{
-    HEADER_BYTES, PARTITIONS, PATIENCE, append, append_one, fill, from, open, read_all, read_from,
-    small, try_append,
+    HEADER_BYTES, PARTITIONS, PATIENCE, append, append_one, fill, from, open, open_with, read_all,
+    read_from, small, try_append,
 };
 
 /// Lets the next sync wait until the sender is used or dropped; the receiver is told when it waits.
@@ -103,8 +103,10 @@ fn a_failed_sync_ends_all_appends() {
     assert!(matches!(log.health(), LogHealth::Failed(_)));
     disk.heal();
     assert_eq!(read_all(&log).unwrap(), before);
+    // The folder is this handle's until it is closed, though nothing writes any more.
+    let locked = open_with(&disk, small());
+    assert!(matches!(locked, Err(OpenError::Locked { .. })));
     log.close(PATIENCE).unwrap();
-    drop(log);
     let (log, _) = open(&disk);
     assert_eq!(log.health(), LogHealth::Ok);
     let mut read = read_all(&log).unwrap();
@@ -303,7 +305,7 @@ fn a_reader_starts_near_its_position() {
         segment_bytes: 64 * 1024 * 1024,
         ..small()
     };
-    let (log, _) = crate::support::open_with(&disk, large.clone()).unwrap();
+    let (log, _) = open_with(&disk, large.clone()).unwrap();
     append_one(&log, 2, b"first").unwrap();
     for number in 0..200_u32 {
         append_one(&log, number % 2, &vec![7; 100_000]).unwrap();
@@ -315,7 +317,7 @@ fn a_reader_starts_near_its_position() {
     assert!(bytes_read(&disk) < NEAR);
     log.close(PATIENCE).unwrap();
     drop(log);
-    let (log, _) = crate::support::open_with(&disk, large).unwrap();
+    let (log, _) = open_with(&disk, large).unwrap();
     disk.done();
     assert_eq!(read_from(&log, &at_end).unwrap().len(), 2);
     let read = bytes_read(&disk);
