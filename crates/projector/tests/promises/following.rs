@@ -111,9 +111,14 @@ fn a_stop_ends_at_its_deadline() {
     let projector = open(&log, dir.path());
     log.hold();
     log.add_all(&history(0, 50));
-    let stopped = projector.stop(Duration::from_millis(20));
+    let (ended, end) = std::sync::mpsc::channel();
+    let stopping = std::thread::spawn(move || {
+        let stopped = projector.stop(Duration::from_millis(20));
+        ended.send(stopped).unwrap();
+    });
+    let stopped = end.recv_timeout(LIMIT).expect("it ends");
     assert!(matches!(stopped, Err(StateError::TimedOut(_))));
-    drop(projector);
+    stopping.join().unwrap();
     log.release();
     let projector = open(&log, dir.path());
     catch_up(&projector);

@@ -7,7 +7,8 @@ use tally_log::AppendError;
 use tally_projector::{EventFate, Mailbox, Options, TooManyWaiters};
 
 use crate::common::{
-    MemoryLog, Opening, catch_up, event, eventually, history, open, options, wait, waiter,
+    MemoryLog, Opening, catch_up, event, eventually, history, open, options, resource, user, wait,
+    waiter,
 };
 
 /// Protects: who waits for a position is told as soon as its record is applied, at once where it
@@ -16,8 +17,19 @@ use crate::common::{
 fn a_position_is_told_once_applied() {
     let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let projector = open(&log, dir.path());
+    let next = Position {
+        partition: resource(15).partition(log.identity.partitions),
+        offset: 1,
+    };
+    let mut early = projector
+        .wait_for_position(next, &Mailbox::direct())
+        .unwrap();
     let first = log.add(&event(1, 15, InteractionType::Like, None));
     catch_up(&projector);
+    assert!(
+        early.try_recv().is_err(),
+        "only the one before it is applied"
+    );
     let mut applied = projector
         .wait_for_position(first, &Mailbox::direct())
         .unwrap();
@@ -35,9 +47,7 @@ fn a_position_is_told_once_applied() {
     for waiter in waiters {
         assert_eq!(wait(waiter), Ok(()));
     }
-    let view = projector
-        .read(crate::common::resource(15), &crate::common::user(1))
-        .unwrap();
+    let view = projector.read(resource(15), &user(1)).unwrap();
     assert_eq!((view.counters.likes, view.position), (3, Some(third)));
 }
 
