@@ -159,6 +159,7 @@ impl Checkpointer {
             self.unwritten.store(0, Ordering::Relaxed);
             progress.number += 1;
         }
+        shared.forget_written();
         drop(progress);
         report.took = started.elapsed();
         *self.last.lock() = Some(Instant::now());

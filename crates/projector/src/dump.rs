@@ -1,6 +1,7 @@
 //! A consistent copy of the whole state, for people and for proofs.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use tally_domain::{Counters, Digest, Offset, Partition, Resource, Toggles, UserId};
 
@@ -77,7 +78,7 @@ fn add_partition(
         dump.positions.push(state.next_offset());
         dump.dead_letters += state.dead_letter_count();
     }
-    if !slot.all_in_memory {
+    if !slot.all_in_memory.load(Ordering::Relaxed) {
         scan(shared, b'c', partition, |key, value| {
             let (resource, _) = layout::resource_in(key)?;
             counters

@@ -21,6 +21,7 @@ pub struct Metrics {
     pub(crate) dead_letters: IntGauge,
     pub(crate) last_progress: IntGauge,
     pub(crate) changed_values: IntGauge,
+    pub(crate) values_in_memory: IntGauge,
     pub(crate) checkpoint: CheckpointMetrics,
     pub(crate) rebuilds: IntCounterVec,
 }
@@ -123,6 +124,10 @@ impl Metrics {
             changed_values: declare.gauge(
                 "tally_projector_changed_values",
                 "Values that wait for the next checkpoint.",
+            )?,
+            values_in_memory: declare.gauge(
+                "tally_projector_values_in_memory",
+                "Counters and toggles in memory; the others are in the store alone.",
             )?,
             checkpoint: CheckpointMetrics::register(&declare)?,
             rebuilds: declare.counter_by(

@@ -39,6 +39,10 @@ pub struct Options {
     pub sled_cache_bytes: u64,
     /// How many requests may wait for the fold at once.
     pub max_waiters: usize,
+    /// How many values (resources' counters, users' toggles on them) stay in memory after a
+    /// checkpoint. With more, those that are written down are dropped, and asked of the store when
+    /// next needed. One takes about 100 bytes.
+    pub max_values_in_memory: usize,
 }
 
 impl Default for Options {
@@ -50,6 +54,7 @@ impl Default for Options {
             checkpoint_changes: 250_000,
             sled_cache_bytes: 64 << 20,
             max_waiters: 65_536,
+            max_values_in_memory: 4_000_000,
         }
     }
 }
@@ -98,6 +103,8 @@ pub struct Status {
     pub last_checkpoint: Option<Instant>,
     /// How many values wait for the next checkpoint.
     pub changed: usize,
+    /// How many values are in memory: resources' counters, and users' toggles on them.
+    pub in_memory: usize,
 }
 
 /// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
@@ -151,7 +158,8 @@ impl Projector {
             next_offset: AtomicU64::new(state.next_offset()),
             changed: AtomicUsize::new(0),
             dead_letters: AtomicU64::new(state.dead_letter_count()),
-            all_in_memory: opened.empty,
+            in_memory: AtomicUsize::new(0),
+            all_in_memory: AtomicBool::new(opened.empty),
             state: Mutex::new(state),
         });
         let shared = Arc::new(Shared {
@@ -344,6 +352,7 @@ impl Projector {
             waiters: shared.waiters.count(),
             last_checkpoint: shared.checkpointer.last(),
             changed: shared.changed(),
+            in_memory: shared.in_memory(),
         }
     }
 
@@ -375,6 +384,9 @@ impl Projector {
         metrics
             .waiters
             .set(i64::try_from(status.waiters).unwrap_or(i64::MAX));
+        metrics
+            .values_in_memory
+            .set(i64::try_from(status.in_memory).unwrap_or(i64::MAX));
         metrics
             .changed_values
             .set(i64::try_from(status.changed).unwrap_or(i64::MAX));

@@ -24,9 +24,12 @@ pub(crate) struct Slot {
     pub(crate) next_offset: AtomicU64,
     pub(crate) changed: AtomicUsize,
     pub(crate) dead_letters: AtomicU64,
-    /// Whether the store held nothing of this partition when it was opened: then what is not in
-    /// memory is nowhere.
-    pub(crate) all_in_memory: bool,
+    /// How many values are in memory.
+    pub(crate) in_memory: AtomicUsize,
+    /// Whether the store held nothing of this partition when it was opened, and nothing was
+    /// dropped from memory since: then what is not in memory is nowhere. Changed under the
+    /// state's lock while no checkpoint runs.
+    pub(crate) all_in_memory: AtomicBool,
 }
 
 /// What workers, checkpointer and handle share.
@@ -58,7 +61,7 @@ impl Shared {
     }
 
     pub(crate) fn backing<'a>(&'a self, partition: Partition, slot: &Slot) -> StoreBacking<'a> {
-        let store = if slot.all_in_memory {
+        let store = if slot.all_in_memory.load(Ordering::Relaxed) {
             None
         } else {
             Some(self.store.as_ref())
@@ -90,6 +93,27 @@ impl Shared {
             .map(|slot| slot.changed.load(Ordering::Relaxed))
             .sum::<usize>()
             .saturating_add(self.checkpointer.unwritten())
+    }
+
+    pub(crate) fn in_memory(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| slot.in_memory.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Drops from memory what the store has, where there is too much. Only after a checkpoint was
+    /// written whole, and before the next one begins: what is unchanged is in the store then.
+    pub(crate) fn forget_written(&self) {
+        if self.in_memory() <= self.options.max_values_in_memory {
+            return;
+        }
+        for slot in &self.slots {
+            let mut state = slot.state.lock();
+            slot.all_in_memory.store(false, Ordering::Relaxed);
+            state.forget_unchanged();
+            slot.in_memory.store(state.in_memory(), Ordering::Relaxed);
+        }
     }
 
     /// Whether the checkpoint thread has nobody left to write for.

@@ -147,6 +147,7 @@ impl<'a> Fold<'a> {
         }
         for (slot, state) in held.iter().flatten() {
             slot.changed.store(state.changed(), Ordering::Relaxed);
+            slot.in_memory.store(state.in_memory(), Ordering::Relaxed);
             slot.dead_letters
                 .store(state.dead_letter_count(), Ordering::Relaxed);
         }

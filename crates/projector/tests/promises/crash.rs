@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tally_projector::redo::{Redo, RedoFile};
 use tally_projector::store::{SledStore, Store as _, layout};
-use tally_projector::{Projector, StateError};
+use tally_projector::{Options, Projector, StateError};
 
 use crate::common::{
-    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, folded, history, photograph, recovers,
-    refusal, waiter,
+    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, folded, history, options, photograph,
+    recovers, refusal, waiter,
 };
 
 /// What a checkpoint does to the state's folder, in order; the store's puts come before `remove`.
@@ -41,9 +41,15 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let disk = FaultyDisk::default();
+        // Most values are dropped from memory after a checkpoint, so that one that drops what it
+        // could not write is found out.
+        let options = Options {
+            max_values_in_memory: 20,
+            ..options()
+        };
         let opening = Opening {
             storage: Arc::new(disk.clone()),
-            ..Opening::default()
+            ..Opening::with(options)
         };
         Self {
             log: MemoryLog::new(),

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use tally_domain::{InteractionType, Position};
+use tally_domain::{InteractionType, Outcome, Position};
 use tally_log::ReadError;
-use tally_projector::{Mailbox, Options, StateError};
+use tally_projector::{EventFate, Mailbox, Options, StateError};
 
 use crate::common::{
     LIMIT, MemoryLog, Opening, catch_up, event, folded, history, open, options, wait, waiter,
@@ -144,6 +144,45 @@ fn a_drop_writes_nothing() {
     catch_up(&projector);
     assert_eq!(opening.replayed(), 20);
     assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: memory does not grow with the state: with too many values in it, a checkpoint drops
+/// those it wrote, and what was dropped is answered and folded from the store.
+#[test]
+fn written_values_leave_memory() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let small = Opening::with(Options {
+        max_values_in_memory: 50,
+        ..options()
+    });
+    let projector = small.open(&log, dir.path());
+    for by in 0..20 {
+        let events: Vec<_> = (0..20)
+            .map(|id| event(by, id, InteractionType::Like, None))
+            .collect();
+        log.add_all(&events);
+        catch_up(&projector);
+        projector.checkpoint().unwrap();
+        assert!(projector.status().in_memory <= 50);
+    }
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    let unlike = event(3, 7, InteractionType::Unlike, None);
+    let told = waiter(&projector, &unlike);
+    log.add(&unlike);
+    let Ok(EventFate::Folded(verdict)) = wait(told) else {
+        panic!("not folded");
+    };
+    assert_eq!(verdict.outcome, Outcome::Applied);
+    assert_eq!(verdict.counters.likes, 19);
+
+    // With enough room everything stays.
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 300));
+    catch_up(&projector);
+    let before = projector.status().in_memory;
+    projector.checkpoint().unwrap();
+    assert_eq!(projector.status().in_memory, before);
 }
 
 /// Protects: when many values changed a checkpoint comes before its time, and when far too many

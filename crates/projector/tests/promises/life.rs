@@ -45,6 +45,15 @@ fn doings() -> impl Strategy<Value = Vec<Doing>> {
     vec(doing, 1..20)
 }
 
+/// So little stays in memory that most values are dropped and read again.
+fn opening(workers: usize) -> Opening {
+    Opening::with(Options {
+        workers,
+        max_values_in_memory: 20,
+        ..options()
+    })
+}
+
 struct Life {
     log: MemoryLog,
     dir: tempfile::TempDir,
@@ -58,7 +67,7 @@ struct Life {
 impl Life {
     fn new() -> Self {
         let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
-        let opening = Opening::default();
+        let opening = opening(2);
         let projector = Some(opening.open(&log, dir.path()));
         Self {
             log,
@@ -113,10 +122,7 @@ impl Life {
     /// Another process comes; it must replay what was not written, and no more.
     fn restart(&mut self, workers: usize) {
         self.projector = None;
-        self.opening = Opening::with(Options {
-            workers,
-            ..options()
-        });
+        self.opening = opening(workers);
         self.projector = Some(self.opening.open(&self.log, self.dir.path()));
         catch_up(self.projector());
         let (least, most) = self.unwritten;

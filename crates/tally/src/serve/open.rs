@@ -163,6 +163,7 @@ pub(crate) fn projector(
         checkpoint_changes: settings.checkpoint_changes.as_usize(),
         sled_cache_bytes: settings.cache_size.get(),
         max_waiters: settings.max_waiters.as_usize(),
+        ..defaults
     };
     let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
     Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
