@@ -1,6 +1,7 @@
 //! Kill -9 under load, again and again, and with millions of events behind it.
 //!
 //! `cargo test --release -p tally-tests --features crash --test crash -- --nocapture`.
+//! Prints what each kill left, and how long a start takes then.
 //! `TALLY_CRASH_ROUNDS` sets the number of kills (50), `TALLY_CRASH_SEED` repeats the choices of an
 //! earlier run, `TALLY_CRASH_EVENTS` sets how many events the large log has (5,000,000).
 
@@ -9,7 +10,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Child;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -224,6 +225,63 @@ fn crash_one_folder(first: u64, kills: u64, chance: &mut Chance) {
     let before = state(&folder);
     fs::remove_dir_all(folder.data_dir().join("state")).expect("the state's folder");
     let server = folder.start();
+    assert_eq!(state(&folder), before);
+    server.stop();
+}
+
+/// Load through the API, to its end.
+fn fill(folder: &Folder, events: u64) {
+    let events = events.to_string();
+    let output = folder
+        .command(&["bench", "--requests", &events, "--json"])
+        .output()
+        .expect("the bench runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Starts a server; prints how long it took to be ready, and what it had to fold.
+fn timed_start(folder: &Folder, what: &str) -> (Server, f64) {
+    let from = Instant::now();
+    let server = folder.start();
+    let took = from.elapsed();
+    let folded = events_folded(&server);
+    println!(
+        "{what}: ready in {:.2} s, {folded} events folded, {} MiB resident",
+        took.as_secs_f64(),
+        server.resident_bytes() >> 20
+    );
+    (server, folded)
+}
+
+#[test]
+fn a_start_after_millions_of_events_folds_only_the_tail() {
+    let events = number_from_env("TALLY_CRASH_EVENTS", 5_000_000);
+    let folder = Folder::new();
+    let server = folder.start();
+    fill(&folder, events);
+    let filled = events_folded(&server);
+    println!("{filled} events in the log");
+    assert!(filled >= f64::from(u32::try_from(events).expect("below 2^32")));
+    let mut bench = Bench::start(&folder, 1);
+    wait::until("load on top", || {
+        bench.assert_running();
+        (events_folded(&server) >= filled + 20_000.).then_some(())
+    });
+    server.kill9();
+    drop(bench);
+
+    let (server, tail) = timed_start(&folder, "after kill -9");
+    assert!(tail < filled / 2., "{tail} folded of {filled}");
+    let before = state(&folder);
+    server.stop();
+    let (server, tail) = timed_start(&folder, "after a clean stop");
+    assert_eq!(tail, 0., "a clean stop leaves nothing to fold");
+    assert_eq!(state(&folder), before);
+    server.stop();
+    // What the tail was folded onto is what the whole log makes.
+    fs::remove_dir_all(folder.data_dir().join("state")).expect("the state's folder");
+    let (server, all) = timed_start(&folder, "after the state was removed");
+    assert!(all >= filled + 20_000., "{all} folded of {filled}");
     assert_eq!(state(&folder), before);
     server.stop();
 }
