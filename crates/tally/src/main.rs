@@ -6,7 +6,7 @@
 //! - [`serve`]: how a server is put together, and how it stops
 //! - [`data_dir`]: who holds the data folder
 //! - [`client`]: a running server's management API
-//! - [`bench`]: load on a server, measured
+//! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`logging`]: exit codes, standard output, log lines
 
 mod bench;

@@ -198,6 +198,7 @@ mod tests {
             waiters: 0,
             last_checkpoint: None,
             changed: 0,
+            in_memory: 0,
         }
     }
 

@@ -12,7 +12,8 @@ Examples:
   TALLY__API__LISTEN=127.0.0.1:9000 tally serve     any setting, from the environment
 
 SIGTERM or Ctrl-C stops it: it finishes what it accepted, writes down the state, and ends with 0.
-A second signal ends it at once; nothing acknowledged is lost by that.";
+A second signal, a second later or more, ends it at once; nothing acknowledged is lost by
+that.";
 
 /// What `serve` takes: the settings say everything.
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@
 //! - [`open`]: logs, catalogue, keys and state of a folder, also for commands
 //! - [`listen`]: the two listeners
 //! - [`banner`]: what a person sees first
-//! - [`stop`]: signals, and the bound on the way down
+//! - [`mod@stop`]: signals, and the bound on the way down
 
 mod banner;
 mod listen;
@@ -135,7 +135,7 @@ async fn serve(
                 end_now(held)
             }
         },
-        signal = signals.next() => {
+        signal = signals.again() => {
             tracing::warn!(signal, "stopping at once; the next start replays what was not written down");
             end_now(held)
         }

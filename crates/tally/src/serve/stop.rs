@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// How long after a signal another one means nothing more.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// SIGTERM and SIGINT.
 pub(super) struct Signals {
     terminate: Signal,
@@ -18,6 +21,18 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// The next of either that comes after the first one's echo: whoever stops a group of
+    /// processes often signals its leader twice, as `timeout` does.
+    pub(super) async fn again(&mut self) -> &'static str {
+        let from = Instant::now();
+        loop {
+            let name = self.next().await;
+            if from.elapsed() >= ECHO {
+                return name;
+            }
+        }
     }
 
     /// The next of either, by name.
