@@ -48,9 +48,7 @@ async fn metrics(management: web::Data<Management>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let content_type = format!("{}; charset=utf-8", encoder.format_type());
     let text = web::block(move || {
-        if let Some(parts) = management.parts.get() {
-            parts.projector.refresh_metrics();
-        }
+        management.refresh_metrics();
         let mut text = Vec::new();
         encoder
             .encode(&management.registry.gather(), &mut text)

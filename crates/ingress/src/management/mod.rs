@@ -53,6 +53,8 @@ pub struct Parts {
 pub struct Management {
     registry: Registry,
     ready: IntGauge,
+    resources: IntGauge,
+    skipped: IntGauge,
     stalled_after: Duration,
     parts: OnceLock<Parts>,
     serving: AtomicBool,
@@ -72,14 +74,28 @@ impl Management {
     /// # Errors
     /// Where a metric of that name is registered already.
     pub fn new(registry: Registry, stalled_after: Duration) -> prometheus::Result<Arc<Self>> {
-        let ready = IntGauge::new(
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let ready = gauge(
             "tally_ready",
             "1 while the server is ready for requests, else 0.",
         )?;
-        registry.register(Box::new(ready.clone()))?;
+        let resources = gauge(
+            "tally_catalogue_resources",
+            "Resources that exist in the catalogue.",
+        )?;
+        let skipped = gauge(
+            "tally_catalogue_skipped_records",
+            "Records of the catalogue's log that could not be read as a change.",
+        )?;
         Ok(Arc::new(Self {
             registry,
             ready,
+            resources,
+            skipped,
             stalled_after,
             parts: OnceLock::new(),
             serving: AtomicBool::new(false),
@@ -147,6 +163,18 @@ impl Management {
             reasons.insert(0, Reason::new(Code::Starting, detail));
         }
         reasons
+    }
+
+    /// Brings up to date what is only looked at, before a scrape.
+    fn refresh_metrics(&self) {
+        let Some(parts) = self.parts.get() else {
+            return;
+        };
+        parts.projector.refresh_metrics();
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let resources = u64::try_from(parts.catalogue.len()).unwrap_or(u64::MAX);
+        self.resources.set(count(resources));
+        self.skipped.set(count(parts.catalogue.skipped()));
     }
 
     /// Looks now and then, so that standing still is noticed while nobody asks.
