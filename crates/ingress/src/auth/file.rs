@@ -30,6 +30,7 @@ use tally_domain::{EventTime, UserId};
 use tally_log::storage::{Lock, RealStorage, Storage};
 
 use super::key::{ApiKey, KeyHash, KeyId};
+use super::owner;
 use crate::clock::now;
 
 /// The version of the file that this build writes, and the only one it reads.
@@ -440,6 +441,7 @@ impl KeysFile {
             }
             let file = storage.create(&new)?;
             file.write_all_at(&bytes, 0)?;
+            owner::keep(path, &new)?;
             file.sync_data()
         };
         write().map_err(write_error("written", &new))?;

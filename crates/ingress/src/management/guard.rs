@@ -42,8 +42,10 @@ fn refusal(
     headers: &HeaderMap,
     bound: SocketAddr,
 ) -> Option<&'static str> {
-    if !peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
-        return Some("Administration is answered on loopback only.");
+    // A peer with the address that is listened on is this host too.
+    let here = |ip: IpAddr| ip.to_canonical().is_loopback() || ip == bound.ip();
+    if !peer.is_some_and(|peer| here(peer.ip())) {
+        return Some("Administration is answered to this host only.");
     }
     if FOREIGN.iter().any(|name| headers.contains_key(*name)) {
         return Some("Administration is not answered to browsers and proxies.");
@@ -106,6 +108,17 @@ mod tests {
         for peer in ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[2001:db8::1]:1", ""] {
             assert!(refused(peer, &host), "{peer}");
         }
+    }
+
+    /// Protects commands on a host whose management API listens on one address that is no loopback.
+    #[test]
+    fn a_peer_with_the_address_that_is_listened_on_is_this_host() {
+        let bound: SocketAddr = "192.0.2.2:8081".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.append(HOST, HeaderValue::from_static("192.0.2.2:8081"));
+        let of = |peer: &str| refusal(peer.parse().ok(), &headers, bound);
+        assert_eq!(of("192.0.2.2:5000"), None);
+        assert!(of("192.0.2.3:5000").is_some());
     }
 
     /// Protects against DNS rebinding: the peer is loopback, the name is the attacker's.

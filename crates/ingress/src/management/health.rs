@@ -9,10 +9,14 @@ use super::readiness::Reason;
 use super::{Detail, Management};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
+    // Some load balancers ask with HEAD.
+    let livez_page = web::resource("/livez").route(web::get().to(livez));
+    let readyz_page = web::resource("/readyz").route(web::get().to(readyz));
+    let metrics_page = web::resource("/metrics").route(web::get().to(metrics));
     config
-        .route("/livez", web::get().to(livez))
-        .route("/readyz", web::get().to(readyz))
-        .route("/metrics", web::get().to(metrics));
+        .service(livez_page.route(web::head().to(livez)))
+        .service(readyz_page.route(web::head().to(readyz)))
+        .service(metrics_page.route(web::head().to(metrics)));
 }
 
 #[derive(Serialize)]

@@ -66,6 +66,25 @@ async fn a_starting_server_is_alive_and_not_ready_and_says_why() {
     assert!(body.contains(r#"[{"code":"draining","#), "{body}");
 }
 
+/// Protects load balancers that probe with HEAD, and those who mistake the method.
+#[actix_web::test]
+async fn probes_may_ask_with_head_and_nothing_else() {
+    let management = starting();
+    for (path, status) in [
+        ("/livez", StatusCode::OK),
+        ("/readyz", StatusCode::SERVICE_UNAVAILABLE),
+        ("/metrics", StatusCode::OK),
+    ] {
+        let head = TestRequest::default()
+            .method(actix_web::http::Method::HEAD)
+            .uri(path);
+        assert_eq!(ask(&management, head).await.0, status, "{path}");
+        let post = TestRequest::post().uri(path);
+        let refused = ask(&management, post).await.0;
+        assert_eq!(refused, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+}
+
 /// Protects the format that Prometheus reads, and the gauge that alerts look at.
 #[actix_web::test]
 async fn metrics_are_prometheus_text_from_the_start() {

@@ -1,6 +1,7 @@
 //! What a command works on: the server that holds the data folder, or the folder itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::Registry;
 use tally_ingress::catalogue::Catalogue;
@@ -13,6 +14,9 @@ use crate::config::Config;
 use crate::data_dir::{self, Access, HeldDir};
 use crate::failure::Failure;
 use crate::serve::open;
+
+/// Nothing waits to be written when a command ends; only a footer is.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the data are.
 pub(crate) enum Folder {
@@ -63,6 +67,17 @@ impl Folder {
             registry,
             held,
         }))
+    }
+}
+
+impl Drop for Opened {
+    /// Closes the logs, so that the next start does not take this command for a killed server.
+    fn drop(&mut self) {
+        for log in [&self.log, &self.catalogue_log] {
+            if let Err(error) = log.close(CLOSE_LIMIT) {
+                tracing::warn!(%error, "a log was not closed cleanly; the next start looks through its end");
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
+use csv::StringRecord;
 use indicatif::{ProgressBar, ProgressStyle};
 use tally_domain::{Resource, ResourceId, ResourceType};
 use tally_ingress::inspect;
@@ -173,17 +174,22 @@ fn read_file(file: &Path) -> Result<Vec<Resource>, Failure> {
     read_resources(read).map_err(|why| Failure::run(format!("{name}, {why}; nothing was imported")))
 }
 
-/// Which columns of a CSV line are type and id.
+/// Which columns of a CSV line are type and id, and how many there are where the first line says.
 #[derive(Debug, Clone, Copy)]
 struct Columns {
     kind: usize,
     id: usize,
+    count: Option<usize>,
 }
 
 /// All resources of NDJSON or CSV, told apart by the first line; an error names the line.
 fn read_resources(mut read: impl BufRead) -> Result<Vec<Resource>, String> {
     let mut resources = Vec::new();
-    let mut columns = Columns { kind: 0, id: 1 };
+    let mut columns = Columns {
+        kind: 0,
+        id: 1,
+        count: None,
+    };
     let mut first = true;
     let mut json = false;
     let mut line = Vec::new();
@@ -235,16 +241,30 @@ fn json_line(text: &str) -> Result<Resource, String> {
 }
 
 fn header(text: &str) -> Option<Columns> {
-    let place = |wanted| fields(text).position(|field| field.eq_ignore_ascii_case(wanted));
+    let fields = fields(text).ok()?;
+    let place = |wanted: &str| {
+        fields
+            .iter()
+            .position(|field| field.eq_ignore_ascii_case(wanted))
+    };
     Some(Columns {
         kind: place("resource_type")?,
         id: place("resource_id")?,
+        count: Some(fields.len()),
     })
 }
 
 fn csv_line(text: &str, columns: Columns) -> Result<Resource, String> {
+    let fields = fields(text)?;
+    let count = fields.len();
+    // Columns that moved would name another resource: a quote that spans lines, or is missing.
+    if let Some(wanted) = columns.count.filter(|wanted| *wanted != count) {
+        return Err(format!(
+            "it has {count} fields and the first line has {wanted}"
+        ));
+    }
     let field = |place, name| {
-        let field = fields(text).nth(place);
+        let field = fields.get(place);
         field.ok_or_else(|| {
             format!("there is no {name}; a line is a type and an id, as in quest,42")
         })
@@ -252,9 +272,17 @@ fn csv_line(text: &str, columns: Columns) -> Result<Resource, String> {
     resource(field(columns.kind, "type")?, field(columns.id, "id")?)
 }
 
-/// The fields of a line. What is needed are words and numbers, so quotes are only taken off.
-fn fields(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(|field| field.trim().trim_matches('"'))
+/// The fields of a line. A record is a line here, so that one mistake can't swallow the rest.
+fn fields(line: &str) -> Result<StringRecord, String> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .buffer_capacity(line.len().max(1))
+        .from_reader(line.as_bytes());
+    let mut fields = StringRecord::new();
+    let read = reader.read_record(&mut fields);
+    read.map(|_| fields).map_err(|error| error.to_string())
 }
 
 fn resource(kind: &str, id: &str) -> Result<Resource, String> {
@@ -286,6 +314,7 @@ mod tests {
             "quest,42\nprofile,9007199254740993\n",
             "resource_type,resource_id\r\nquest,42\r\nprofile,9007199254740993\r\n",
             "\u{feff}title,resource_id,resource_type\nx,42,quest\ny,9007199254740993,profile",
+            "resource_type,title,resource_id\nquest,\"Rule 1, 2\",42\nprofile,\"a \"\"b\"\"\",9007199254740993",
             "\"resource_type\",\"resource_id\"\n\"quest\",\"42\"\n\"profile\", 9007199254740993",
         ] {
             assert_eq!(read(text), wanted, "{text}");
@@ -309,6 +338,16 @@ mod tests {
                 "{\"resource_type\":\"quest\",\"resource_id\":4.5}",
                 "line 1",
                 "4.5",
+            ),
+            (
+                "resource_type,title,resource_id\nquest,Rule 1, 2,42",
+                "line 2",
+                "4 fields",
+            ),
+            (
+                "resource_type,title,resource_id\nquest,\"Rule\n1\",42",
+                "line 2",
+                "2 fields",
             ),
             ("quest,9223372036854775808", "line 1", "9223372036854775807"),
         ] {

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     #[serde(deserialize_with = "values::text")]
     pub(crate) data_dir: PathBuf,
     pub(crate) shutdown_limit: Span<100, 3_600_000>,
+    pub(crate) drain_delay: Span<0, 600_000>,
     pub(crate) api: Api,
     pub(crate) management: Management,
     pub(crate) log: Log,

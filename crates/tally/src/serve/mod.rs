@@ -7,11 +7,13 @@
 //! ```
 //!
 //! - [`open`]: logs, catalogue, keys and state of a folder, also for commands
+//! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
 //! - [`banner`]: what a person sees first
 //! - [`mod@stop`]: signals, and the bound on the way down
 
 mod banner;
+mod files;
 mod listen;
 pub(crate) mod open;
 mod stop;
@@ -41,12 +43,13 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, Failure> {
     held.withdraw()?;
     let registry = registry().map_err(failed)?;
     let listeners = Listeners::bind(config)?;
+    let connections = files::connections(config.api.max_connections.as_usize());
     held.announce(&ServerFile {
         pid: std::process::id(),
         api: listeners.api_address,
         management: listeners.management_address,
     })?;
-    let served = System::new().block_on(serve(config, &held, registry, listeners));
+    let served = System::new().block_on(serve(config, &held, registry, listeners, connections));
     let withdrawn = held.withdraw();
     let code = served?;
     withdrawn?;
@@ -75,6 +78,7 @@ async fn serve(
     held: &HeldDir,
     registry: Registry,
     listeners: Listeners,
+    connections: usize,
 ) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen().map_err(failed)?;
     let banner = banner::banner(config, &listeners);
@@ -98,7 +102,7 @@ async fn serve(
             std::process::exit(0);
         }
     };
-    let (server, api) = open::api(config, &opened, listeners.api, &registry)?;
+    let (server, api) = open::api(config, &opened, listeners.api, connections, &registry)?;
     let mut server = actix_web::rt::spawn(server);
     output::line(banner.trim_end())?;
     management.serving();
@@ -123,7 +127,11 @@ async fn serve(
     tracing::info!(signal, "stopping: finishing what was accepted");
     let deadline = Deadline::after(config.shutdown_limit.get());
     management.drain();
-    let stopping = stop(&opened, api, management_server, deadline);
+    let drained = tokio::time::sleep(config.drain_delay.get());
+    let stopping = async {
+        drained.await;
+        stop(&opened, api, management_server, deadline).await
+    };
     tokio::select! {
         stopped = tokio::time::timeout(deadline.left(), stopping) => match stopped {
             Ok(stopped) => stopped.map(|()| ExitCode::SUCCESS),

@@ -237,6 +237,7 @@ pub(super) fn api(
     config: &Config,
     opened: &Opened,
     listener: TcpListener,
+    max_connections: usize,
     registry: &Registry,
 ) -> Result<(Server, ApiServer), Failure> {
     let api = &config.api;
@@ -245,7 +246,7 @@ pub(super) fn api(
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         },
-        max_connections: api.max_connections.as_usize(),
+        max_connections,
         max_body: api.max_body.as_usize(),
         head_timeout: api.head_timeout.get(),
         body_timeout: api.body_timeout.get(),
