@@ -267,10 +267,11 @@ fn log_cat_can_be_narrowed_and_followed() {
     let new = server.interact("quest", 42, "view").ok();
     let id = new["event_id"].as_str().expect("an id");
     wait::until("what comes", || text().contains(id).then_some(()));
-    follow.kill().expect("a child of ours");
-    follow.wait().expect("a child of ours");
-
+    // A clean stop is a clean end for who follows.
     server.stop();
+    let ended = follow.wait().expect("a child of ours");
+    assert!(ended.success(), "{ended}");
+
     assert_eq!(
         folder.run(&["log", "cat"]).json_lines().len(),
         all.len() + 1,

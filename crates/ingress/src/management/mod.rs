@@ -34,6 +34,8 @@ use readiness::{Code, Reason, Sample, StallWatch, judge};
 
 /// How many long answers may be under way at once.
 const MAX_STREAMS: usize = 8;
+/// How long a stop waits for them.
+const STREAMS_LIMIT: Duration = Duration::from_secs(1);
 /// The pause between two looks at log and fold.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -208,8 +210,13 @@ pub struct ManagementServer {
 }
 
 impl ManagementServer {
-    /// Closes the listener and drops what is under way.
+    /// Closes the listener. Long answers get a moment to end by themselves, since they see that the
+    /// server drains; what is under way then is dropped.
     pub async fn stop(mut self) {
+        let all = u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX);
+        let ended = self.management.streams.acquire_many(all);
+        // Whether they ended or not, it goes on.
+        let _ = tokio::time::timeout(STREAMS_LIMIT, ended).await;
         *self.management.ended.lock() = true;
         self.management.wake.notify_all();
         self.handle.stop(false).await;
