@@ -129,10 +129,9 @@ impl Checkpointer {
             return Err(StateError::Failed(shared.failure().unwrap_or_default()));
         }
         // What could not be written last time comes first: newer values overwrite older ones.
-        let mut redo = match progress.unwritten.take() {
-            Some(redo) => redo,
-            None => begun(progress.number + 1),
-        };
+        let unwritten = progress.unwritten.take();
+        let again = unwritten.is_some();
+        let mut redo = unwritten.unwrap_or_else(|| begun(progress.number + 1));
         for ((partition, slot), done) in (0u32..).zip(&shared.slots).zip(&mut progress.next_offsets)
         {
             collect_partition(&mut redo, partition, slot, done);
@@ -149,6 +148,10 @@ impl Checkpointer {
                 layout::ENDED,
                 layout::number_value(progress.number + 1),
             );
+            if again {
+                // The end's number once, and last: in the middle it would vouch for what follows.
+                redo = redo.last_puts();
+            }
             report.puts = redo.puts();
             report.bytes = redo.byte_len();
             if let Err(error) = self.write(shared, &redo) {
@@ -156,8 +159,16 @@ impl Checkpointer {
                 self.keep_unwritten(&mut progress, &redo);
                 return Err(error);
             }
+            // The store has it, so its number is used up, whether or not the file goes: putting
+            // the file again before the next checkpoint is no harm.
             self.unwritten.store(0, Ordering::Relaxed);
             progress.number += 1;
+            let removed = RedoFile::new(self.storage.as_ref(), &self.dir).remove();
+            if let Err(error) = removed {
+                shared.metrics.checkpoint.errors.inc();
+                shared.forget_written();
+                return Err(error);
+            }
         }
         shared.forget_written();
         drop(progress);
@@ -177,9 +188,9 @@ impl Checkpointer {
         progress.unwritten = Some(redo);
     }
 
+    /// Writes the redo file and puts it into the store; the file stays.
     fn write(&self, shared: &Shared, redo: &Redo) -> Result<(), StateError> {
-        let file = RedoFile::new(self.storage.as_ref(), &self.dir);
-        file.write(redo)?;
+        RedoFile::new(self.storage.as_ref(), &self.dir).write(redo)?;
         if let Err(error) = redo.apply(shared.store.as_ref()) {
             // The redo file stays: the next start opens the store anew and puts it again. This
             // store would perhaps say that it is flushed the next time, and forget all the same.
@@ -190,7 +201,7 @@ impl Checkpointer {
             );
             return Err(error.into());
         }
-        file.remove()
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! refusal, never a wrong number.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tally_domain::InteractionType;
 use tally_projector::redo::Redo;
@@ -9,8 +10,8 @@ use tally_projector::store::{SledStore, Store as _, layout};
 use tally_projector::{OpenError, StateError};
 
 use crate::common::{
-    LIMIT, MemoryLog, Opening, catch_up, event, folded, history, open, recovers, refusal, resource,
-    try_open, user, wait, waiter,
+    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, event, folded, history, open, recovers,
+    refusal, resource, try_open, user, wait, waiter,
 };
 
 const EVENTS: u64 = 300;
@@ -178,16 +179,58 @@ fn survives(log: &MemoryLog, dir: &Path, what: &str) {
 #[test]
 fn a_store_that_lost_its_end_is_not_believed() {
     let (log, dir) = written();
-    let length = std::fs::metadata(data_file(dir.path())).unwrap().len();
-    for part in 0..24 {
+    survives_cuts(&log, dir.path(), 24, "two checkpoints");
+}
+
+/// Cuts copies of a store at so many places, and sees that each survives.
+fn survives_cuts(log: &MemoryLog, dir: &Path, parts: u64, what: &str) {
+    let length = std::fs::metadata(data_file(dir)).unwrap().len();
+    for part in 0..parts {
         let damaged = tempfile::tempdir().unwrap();
-        crate::common::photograph(dir.path(), damaged.path());
+        crate::common::photograph(dir, damaged.path());
         let file = std::fs::OpenOptions::new()
             .write(true)
             .open(data_file(damaged.path()))
             .unwrap();
-        file.set_len(length * part / 24).unwrap();
-        survives(&log, damaged.path(), &format!("cut at {part}/24"));
+        file.set_len(length * part / parts).unwrap();
+        let what = format!("{what}, cut at {part}/{parts}");
+        survives(log, damaged.path(), &what);
+    }
+}
+
+/// Protects: the same where a checkpoint failed at any of its steps and a later one went well:
+/// the numbers that show a loss are used once, and the last one stands at the end alone.
+#[test]
+fn a_store_that_lost_its_end_after_a_failed_checkpoint_is_not_believed() {
+    /// The steps that a checkpoint has outside of the store.
+    const STEPS: usize = 7;
+    for step in 0..STEPS {
+        let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+        let disk = FaultyDisk::default();
+        let opening = Opening {
+            storage: Arc::new(disk.clone()),
+            ..Opening::default()
+        };
+        let projector = opening.open(&log, dir.path());
+        log.add_all(&history(0, EVENTS / 2));
+        catch_up(&projector);
+        projector.checkpoint().unwrap();
+        log.add_all(&history(EVENTS / 2, EVENTS / 2));
+        catch_up(&projector);
+        disk.watch(Some(step));
+        projector.checkpoint().unwrap_err();
+        disk.watch(None);
+        // Without keys, as missing keys would give the loss away.
+        let more = history(EVENTS, EVENTS).into_iter();
+        let more = more.map(|event| tally_domain::Event {
+            idempotency_key: None,
+            ..event
+        });
+        log.add_all(&more.collect::<Vec<_>>());
+        catch_up(&projector);
+        projector.checkpoint().unwrap();
+        drop(projector);
+        survives_cuts(&log, dir.path(), 60, &format!("failed at step {step}"));
     }
 }
 
