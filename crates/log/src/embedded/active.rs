@@ -35,7 +35,7 @@ impl Failed {
                 poison: false,
             },
             Failure::Sync(error) => Self {
-                error: AppendError::NotWritten(format!("an earlier sync failed: {error}")),
+                error: AppendError::NotWritten(format!("the sync of a segment failed: {error}")),
                 poison: true,
             },
         }

@@ -67,6 +67,7 @@ struct Last {
     file: Arc<dyn File>,
     /// Where its data ends.
     place: u64,
+    last_group: u64,
     footer: Footer,
     /// The whole file's length, where it is sealed already.
     sealed: Option<u64>,
@@ -272,6 +273,7 @@ impl Opening<'_> {
                 info,
                 file,
                 place,
+                last_group: place,
                 footer,
                 sealed: Some(size),
             });
@@ -280,8 +282,10 @@ impl Opening<'_> {
         let start = header_bytes(self.partitions);
         let window = Window::new(Arc::clone(&file));
         let mut walk = Walk::new(window, seed, start, size, info.base.clone());
-        let footer = self.look_through(&info, &mut walk, recovery)?;
+        let mut last_group = start;
+        let footer = self.look_through(&info, &mut walk, recovery, &mut last_group)?;
         Ok(Last {
+            last_group,
             place: walk.place,
             info,
             file,
@@ -297,6 +301,7 @@ impl Opening<'_> {
         info: &SegmentInfo,
         walk: &mut Walk,
         recovery: &mut Recovery,
+        last_group: &mut u64,
     ) -> Result<Footer, OpenError> {
         let io = OpenError::io("read", &info.path);
         let mut footer = Footer {
@@ -310,6 +315,7 @@ impl Opening<'_> {
             let (place, next) = (walk.place, walk.next.clone());
             match walk.step().map_err(&io)? {
                 Step::Group(group) => {
+                    *last_group = place;
                     footer.index.note(place, &next);
                     footer.records += u64::from(group.records);
                     footer.groups += 1;
@@ -382,6 +388,19 @@ impl Opening<'_> {
             return Ok(None);
         }
         // What was found may be in the page cache alone, a footer too.
+        // A sync that failed in an earlier life leaves pages that read back, are clean, and are
+        // on no disk: what may be so is written again.
+        let from = if last.sealed.is_some() {
+            last.place
+        } else {
+            last.last_group
+        };
+        let end = last.sealed.unwrap_or(last.place);
+        let mut bytes = vec![0; usize::try_from(end - from).unwrap_or_default()];
+        last.file
+            .read_exact_at(&mut bytes, from)
+            .and_then(|()| last.file.write_all_at(&bytes, from))
+            .map_err(OpenError::io("written", path))?;
         last.file
             .sync_data()
             .map_err(OpenError::io("synced", path))?;

@@ -73,12 +73,14 @@ pub(crate) fn make_file(
     file.sync_data().map_err(Failure::Sync)?;
     storage.rename(&new, path).map_err(Failure::Write)?;
     if let Some(dir) = path.parent() {
-        storage.sync_dir(dir).map_err(Failure::Sync)?;
+        // Nothing that was acknowledged rests on this name yet, and another attempt makes file and
+        // name anew: a folder that could not be opened for want of descriptors is no end.
+        storage.sync_dir(dir).map_err(Failure::Write)?;
     }
     Ok(file)
 }
 
-/// Makes a segment with nothing but a header, durable, its space allocated.
+/// Makes a segment with nothing but a header, durable, its length set: space is taken as it is written.
 pub(crate) fn create(
     storage: &dyn Storage,
     dir: &Path,

@@ -318,3 +318,32 @@ fn what_is_recovered_is_synced_before_it_is_read() {
         }
     }
 }
+
+/// After a failed sync Linux takes the pages for clean: they read back, and a later sync has nothing
+/// to do. What a start keeps of them it must write again, or a power cut takes it after all.
+#[test]
+fn what_a_failed_sync_left_is_written_again() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let mut expected = fill(&log, "a", 2);
+    let mut once = true;
+    disk.set_fault(move |_, op| {
+        (op == Op::Sync && std::mem::take(&mut once)).then_some(io::ErrorKind::Other)
+    });
+    append_one(&log, 2, b"unknown").unwrap_err();
+    drop(log);
+    let disk = disk.after_kill();
+    let (log, _) = open(&disk);
+    let partition = 2;
+    let offset = 0;
+    expected.push((Position { partition, offset }, b"unknown".to_vec()));
+    expected.sort();
+    assert_eq!(read_all(&log).unwrap(), expected, "readers are given it");
+    expected.extend(fill(&log, "b", 3));
+    drop(log);
+    expected.sort();
+    for seed in 0..20 {
+        let (log, _) = open(&disk.after_crash(seed));
+        assert_eq!(read_all(&log).unwrap(), expected, "seed {seed}");
+    }
+}

@@ -385,12 +385,26 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.attempt(Op::Sync, None)?;
+        let attempted = self.attempt(Op::Sync, None);
         let mut state = self.disk.0.lock();
+        if state.dead {
+            return attempted;
+        }
         let content = &mut state.contents[self.content];
-        content.durable.clone_from(&content.live);
-        content.pending.clear();
-        Ok(())
+        let pending = std::mem::take(&mut content.pending);
+        if attempted.is_ok() {
+            let mut durable = std::mem::take(&mut content.durable);
+            for change in &pending {
+                change.apply(&mut durable);
+            }
+            content.durable = durable;
+        } else {
+            content.pending = pending
+                .into_iter()
+                .filter(|c| matches!(c, Change::SetLen(_)))
+                .collect();
+        }
+        attempted
     }
 }
 

@@ -166,6 +166,38 @@ fn a_full_disk_is_got_over() {
     }
 }
 
+/// A process that is out of file descriptors can't make the next segment for a while. Nothing was
+/// lost by that, so it must not end the log.
+#[test]
+fn a_folder_that_cannot_be_opened_is_got_over() {
+    for fails in [Op::Create, Op::Rename, Op::SyncDir] {
+        let disk = SimDisk::default();
+        let (log, _) = open(&disk);
+        let mut expected = fill(&log, "a", 10);
+        disk.set_fault(move |_, op| (op == fails).then_some(io::ErrorKind::Other));
+        let refused = (0..30).find_map(|number| {
+            let (partition, value) = (number % PARTITIONS, vec![1; 100]);
+            match append_one(&log, partition, &value) {
+                Ok(offset) => {
+                    expected.push((Position { partition, offset }, value));
+                    None
+                }
+                Err(error) => Some(error),
+            }
+        });
+        assert!(
+            matches!(refused, Some(AppendError::NotWritten(_))),
+            "{fails:?}: {refused:?}"
+        );
+        disk.heal();
+        expected.extend(fill(&log, "c", 60));
+        assert_eq!(log.health(), LogHealth::Ok, "{fails:?}");
+        drop(log);
+        expected.sort();
+        assert_eq!(read_all(&open(&disk).0).unwrap(), expected, "{fails:?}");
+    }
+}
+
 /// Where nobody appends, the log finds out by itself that the disk has space again.
 #[test]
 fn a_disk_with_space_again_is_noticed() {
