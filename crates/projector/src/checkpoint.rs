@@ -14,11 +14,15 @@ use parking_lot::{Condvar, Mutex};
 use tally_domain::Offset;
 use tally_log::storage::Storage;
 
-use crate::error::StateError;
+use crate::error::{StateError, with_causes};
 use crate::identity::{DamageMark, Identity};
 use crate::redo::{Redo, RedoFile};
 use crate::shared::{Shared, Slot};
 use crate::store::layout::{self, Place};
+
+/// How long after a failed checkpoint the next try is due, and at most after many.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 
 /// What a checkpoint wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +201,10 @@ impl Checkpointer {
             self.give_up();
             shared.fail(
                 &[],
-                format!("the state store failed: {error}; restart to recover"),
+                format!(
+                    "the state store failed: {}; restart to recover",
+                    with_causes(&error)
+                ),
             );
             return Err(error.into());
         }
@@ -290,7 +297,9 @@ pub(crate) fn run(shared: &Shared) {
     // While the workers finish a clean stop they may still need checkpoints to go on.
     let over = || shared.stopped();
     let checkpointer = &shared.checkpointer;
-    let mut due = Instant::now() + shared.options.checkpoint_interval;
+    let interval = shared.options.checkpoint_interval;
+    let mut due = Instant::now() + interval;
+    let mut retry = RETRY_FIRST;
     while !over() {
         {
             let mut wanted = checkpointer.wanted.lock();
@@ -306,9 +315,20 @@ pub(crate) fn run(shared: &Shared) {
             continue;
         }
         shared.waiters.sweep();
-        if let Err(error) = checkpointer.checkpoint(shared) {
-            tracing::error!(error = %error, "a checkpoint failed; it is tried again");
-        }
-        due = Instant::now() + shared.options.checkpoint_interval;
+        let wait = match checkpointer.checkpoint(shared) {
+            Ok(_) => {
+                retry = RETRY_FIRST;
+                interval
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::error!(error, "a checkpoint failed; it is tried again");
+                // The fold may be waiting for it.
+                let wait = interval.min(retry);
+                retry = RETRY_AT_MOST.min(retry * 2);
+                wait
+            }
+        };
+        due = Instant::now() + wait;
     }
 }

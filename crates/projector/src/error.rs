@@ -139,3 +139,15 @@ pub enum StateError {
     #[error("the projector has stopped: {0}")]
     Failed(String),
 }
+
+/// An error with what it came from, for the log and the status.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -442,7 +442,14 @@ impl Projector {
         if let Some(why) = self.shared.failure() {
             return Err(StateError::Failed(why));
         }
-        self.checkpoint().map(drop)
+        self.checkpoint()?;
+        let stop_at = self.shared.stop_at.get().into_iter().flatten();
+        let mut slots = self.shared.slots.iter().zip(stop_at);
+        // An earlier stop that timed out has ended the threads before their work was done.
+        if slots.any(|(slot, offset)| slot.next_offset.load(Ordering::Acquire) < *offset) {
+            return Err(StateError::TimedOut("applying what the log holds"));
+        }
+        Ok(())
     }
 
     fn wake(&self) {

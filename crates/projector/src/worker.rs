@@ -12,7 +12,7 @@ use tally_domain::{Applied, EventId, Outcome, PartitionState, Position, Verdict}
 use tally_log::{Batch, BatchRecord, LogReader, ReadError};
 
 use crate::checkpoint::Checkpointer;
-use crate::error::StateError;
+use crate::error::{StateError, with_causes};
 use crate::metrics::unix_seconds;
 use crate::shared::{Shared, Slot};
 use crate::waiters::{Deliveries, EventFate};
@@ -30,6 +30,8 @@ enum Ended {
     Read(#[from] ReadError),
     #[error("the state can't be read, restart to recover")]
     State(#[from] StateError),
+    #[error("too much changed since the state could be written down last, restart to recover")]
+    Full,
 }
 
 /// Runs until the projector stops. Whatever ends it early, a panic too, is said in the status.
@@ -41,21 +43,10 @@ pub(crate) fn run(shared: &Shared, mut reader: Box<dyn LogReader>) {
         .collect();
     let why = match std::panic::catch_unwind(AssertUnwindSafe(|| follow(shared, reader.as_mut()))) {
         Ok(Ok(())) => return,
-        Ok(Err(ended)) => describe(&ended),
+        Ok(Err(ended)) => with_causes(&ended),
         Err(_) => "a fold worker panicked; the service's log has the cause".to_owned(),
     };
     shared.fail(&partitions, why);
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn follow(shared: &Shared, reader: &mut dyn LogReader) -> Result<(), Ended> {
@@ -72,7 +63,7 @@ fn follow(shared: &Shared, reader: &mut dyn LogReader) -> Result<(), Ended> {
                 return Err(error.into());
             }
         }
-        wait_for_checkpoint(shared);
+        wait_for_checkpoint(shared)?;
     }
     Ok(())
 }
@@ -93,19 +84,20 @@ fn finished(shared: &Shared, positions: &[Position]) -> bool {
 }
 
 /// Calls for a checkpoint where many values changed, and waits where far too many did: memory is
-/// bounded by it.
-fn wait_for_checkpoint(shared: &Shared) {
+/// bounded by it. After a failure there may be no more checkpoints, so the worker ends there.
+fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
     let enough = shared.options.checkpoint_changes;
     if shared.changed() < enough {
-        return;
+        return Ok(());
     }
     shared.checkpointer.wake();
-    while shared.changed() >= enough.saturating_mul(4)
-        && !shared.quit.load(Ordering::Acquire)
-        && shared.failure().is_none()
-    {
+    while shared.changed() >= enough.saturating_mul(4) && !shared.quit.load(Ordering::Acquire) {
+        if shared.failure().is_some() {
+            return Err(Ended::Full);
+        }
         shared.checkpointer.pause(Duration::from_millis(100));
     }
+    Ok(())
 }
 
 /// Ends all checkpoints where a panic goes through it.

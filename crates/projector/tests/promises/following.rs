@@ -1,6 +1,7 @@
 //! Promise 6, never silently stuck, and the ways to end: what the log's errors, a clean stop and a
 //! sudden end do to the fold and to those who wait for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tally_domain::{InteractionType, Outcome, Position};
@@ -8,7 +9,8 @@ use tally_log::ReadError;
 use tally_projector::{EventFate, Mailbox, Options, StateError};
 
 use crate::common::{
-    LIMIT, MemoryLog, Opening, catch_up, event, folded, history, open, options, wait, waiter,
+    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, event, eventually, folded, history, open,
+    options, wait, waiter,
 };
 
 /// Protects: a log that can't be read for a while is asked again, with nothing lost and no
@@ -113,11 +115,19 @@ fn a_stop_ends_at_its_deadline() {
     log.add_all(&history(0, 50));
     let (ended, end) = std::sync::mpsc::channel();
     let stopping = std::thread::spawn(move || {
-        let stopped = projector.stop(Duration::from_millis(20));
-        ended.send(stopped).unwrap();
+        ended
+            .send(projector.stop(Duration::from_millis(20)))
+            .unwrap();
+        // A second one finds the threads ended, and not all applied.
+        ended.send(projector.stop(LIMIT)).unwrap();
     });
-    let stopped = end.recv_timeout(LIMIT).expect("it ends");
-    assert!(matches!(stopped, Err(StateError::TimedOut(_))));
+    for _ in 0..2 {
+        let stopped = end.recv_timeout(LIMIT).expect("it ends");
+        assert!(
+            matches!(stopped, Err(StateError::TimedOut(_))),
+            "{stopped:?}"
+        );
+    }
     stopping.join().unwrap();
     log.release();
     let projector = open(&log, dir.path());
@@ -199,12 +209,73 @@ fn many_changes_bring_a_checkpoint() {
         log.add_all(&history(n * 25, 25));
     }
     catch_up(&projector);
-    crate::common::eventually("a checkpoint", || {
+    eventually("a checkpoint", || {
         projector.status().last_checkpoint.is_some() && projector.status().changed < 20
     });
     assert!(opening.counted("tally_projector_checkpoint_puts_total") > 0);
     drop(projector);
     let projector = open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: memory is bounded also where the store has failed and nothing can be written any
+/// more: the fold ends there, and those who wait are let go at once.
+#[test]
+fn the_fold_ends_where_nothing_can_be_written_any_more() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let opening = Opening::with(Options {
+        checkpoint_changes: 20,
+        ..options()
+    });
+    let (projector, store) = opening.open_faulty(&log, dir.path());
+    store.fail_at(0);
+    let like = |by: u64, id: u64| event(by, id, InteractionType::Like, None);
+    let many: Vec<_> = (0..200).map(|by| like(by, by)).collect();
+    log.add_all(&many);
+    eventually("a failure", || projector.status().failure.is_some());
+    for id in 0..16 {
+        // A worker may be amid a read, and fold that yet.
+        eventually("a worker that ended", || {
+            let late = like(1, id);
+            let told = waiter(&projector, &late);
+            log.add(&late);
+            wait(told).is_err()
+        });
+    }
+    assert!(projector.status().failure.unwrap().contains("restart"));
+    let changed = projector.status().changed;
+    assert!(changed >= 80);
+    log.add_all(&(0..5_000).map(|by| like(by, by)).collect::<Vec<_>>());
+    assert!(matches!(projector.stop(LIMIT), Err(StateError::Failed(_))));
+    assert_eq!(projector.status().changed, changed);
+    drop((projector, store));
+    let projector = open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
+/// Protects: one checkpoint that fails does not hold the fold for the whole time between two
+/// checkpoints.
+#[test]
+fn a_failed_checkpoint_is_tried_again_soon() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let disk = FaultyDisk::default();
+    let opening = Opening {
+        storage: Arc::new(disk.clone()),
+        ..Opening::with(Options {
+            checkpoint_changes: 20,
+            ..options()
+        })
+    };
+    let projector = opening.open(&log, dir.path());
+    disk.watch(Some(0));
+    let like = |by: u64| event(by, by, InteractionType::Like, None);
+    log.add_all(&(0..200).map(like).collect::<Vec<_>>());
+    eventually("a failed one", || {
+        opening.counted("tally_projector_checkpoint_errors_total") == 1
+    });
+    log.add_all(&(200..400).map(like).collect::<Vec<_>>());
     catch_up(&projector);
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }
