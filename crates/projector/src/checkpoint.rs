@@ -129,9 +129,8 @@ impl Checkpointer {
     pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<CheckpointReport, StateError> {
         let started = Instant::now();
         let mut progress = self.progress.lock();
-        if self.given_up.load(Ordering::Acquire) {
-            return Err(StateError::Failed(shared.failure().unwrap_or_default()));
-        }
+        let _half_done = HalfDone(self);
+        self.still_trusted(shared)?;
         // What could not be written last time comes first: newer values overwrite older ones.
         let unwritten = progress.unwritten.take();
         let again = unwritten.is_some();
@@ -139,6 +138,12 @@ impl Checkpointer {
         for ((partition, slot), done) in (0u32..).zip(&shared.slots).zip(&mut progress.next_offsets)
         {
             collect_partition(&mut redo, partition, slot, done);
+        }
+        // A worker that panicked meanwhile gave up before it let go of its partitions' locks: what
+        // was collected after it is half done.
+        if let Err(error) = self.still_trusted(shared) {
+            self.keep_unwritten(&mut progress, &redo);
+            return Err(error);
         }
         let mut report = CheckpointReport {
             puts: 0,
@@ -183,6 +188,15 @@ impl Checkpointer {
         Ok(report)
     }
 
+    fn still_trusted(&self, shared: &Shared) -> Result<(), StateError> {
+        if self.given_up.load(Ordering::Acquire) {
+            let why = shared.failure();
+            let why = why.unwrap_or_else(|| "a panic; restart to recover".to_owned());
+            return Err(StateError::Failed(why));
+        }
+        Ok(())
+    }
+
     /// Keeps the last value of each key for the next try, so that many tries that fail take no
     /// more memory than what they would write.
     fn keep_unwritten(&self, progress: &mut Progress, redo: &Redo) {
@@ -209,6 +223,18 @@ impl Checkpointer {
             return Err(error.into());
         }
         Ok(())
+    }
+}
+
+/// Ends all checkpoints where a panic goes through it: what that left half done is never written.
+/// To be dropped before the locks of what it may leave half done.
+pub(crate) struct HalfDone<'a>(pub(crate) &'a Checkpointer);
+
+impl Drop for HalfDone<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use parking_lot::MutexGuard;
 use tally_domain::{Applied, EventId, Outcome, PartitionState, Position, Verdict};
 use tally_log::{Batch, BatchRecord, LogReader, ReadError};
 
-use crate::checkpoint::Checkpointer;
+use crate::checkpoint::HalfDone;
 use crate::error::{StateError, with_causes};
 use crate::metrics::unix_seconds;
 use crate::shared::{Shared, Slot};
@@ -98,17 +98,6 @@ fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
         shared.checkpointer.pause(Duration::from_millis(100));
     }
     Ok(())
-}
-
-/// Ends all checkpoints where a panic goes through it.
-struct HalfDone<'a>(&'a Checkpointer);
-
-impl Drop for HalfDone<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.give_up();
-        }
-    }
 }
 
 /// Folds batches; its lists are used again.

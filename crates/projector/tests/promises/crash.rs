@@ -9,8 +9,8 @@ use tally_projector::store::{SledStore, Store as _, layout};
 use tally_projector::{Options, Projector, StateError};
 
 use crate::common::{
-    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, folded, history, options, photograph,
-    recovers, refusal, waiter,
+    FaultyDisk, LIMIT, MemoryLog, Opening, PARTITIONS, catch_up, eventually, folded, history,
+    options, photograph, recovers, refusal, waiter,
 };
 
 /// What a checkpoint does to the state's folder, in order; the store's puts come before `remove`.
@@ -321,4 +321,58 @@ fn a_store_that_cannot_be_read_stops_the_fold() {
     assert!(failure.contains("restart"), "{failure}");
     drop((projector, store, last));
     recovers(&scene.log, scene.path(), EACH + 1..=EACH + 1);
+}
+
+/// Protects: what a fold that panicked left half done is not written down, not by a checkpoint
+/// either that was under way and waited for the partition it was in.
+#[test]
+fn a_checkpoint_that_waited_for_a_panic_is_not_written() {
+    let scene = Scene::new();
+    drop(scene.open());
+    let (projector, store) = Opening::default().open_faulty(&scene.log, scene.path());
+    catch_up(&projector);
+    projector.checkpoint().unwrap();
+    // The last partition is another worker's than the first.
+    let of = |wanted: u32| {
+        let like = |id| crate::common::event(99, id, tally_domain::InteractionType::Like, None);
+        let mut likes = (1_000..).map(like);
+        likes.find(|like| like.resource.partition(PARTITIONS) == wanted)
+    };
+    scene.log.add(&of(0).unwrap());
+    catch_up(&projector);
+    assert!(projector.status().changed > 0);
+    let trap = store.trap_read();
+    scene.log.add(&of(PARTITIONS - 1).unwrap());
+    trap.caught();
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| projector.checkpoint());
+        eventually("the first partition's changes are collected", || {
+            projector.status().changed == 0
+        });
+        trap.spring();
+        let refused = checkpoint.join().unwrap();
+        assert!(matches!(refused, Err(StateError::Failed(_))), "{refused:?}");
+    });
+    assert_eq!(store.writes(), 0);
+    drop((projector, store));
+    recovers(&scene.log, scene.path(), 2..=2);
+}
+
+/// Protects: after a checkpoint that panicked none is written, as the values it had collected are
+/// gone from what is marked as changed.
+#[test]
+fn after_a_panic_in_a_checkpoint_none_is_written() {
+    let scene = Scene::new();
+    let (projector, store) = scene.opening.open_faulty(&scene.log, scene.path());
+    scene.begin(&projector);
+    store.panic_at(1);
+    let checkpoint = std::panic::AssertUnwindSafe(|| projector.checkpoint());
+    assert!(std::panic::catch_unwind(checkpoint).is_err());
+    scene.log.add_all(&history(2 * EACH, EACH));
+    catch_up(&projector);
+    let again = projector.checkpoint();
+    assert!(matches!(again, Err(StateError::Failed(_))), "{again:?}");
+    assert_eq!(store.writes(), 2);
+    drop((projector, store));
+    recovers(&scene.log, scene.path(), EACH..=EACH);
 }

@@ -1,23 +1,29 @@
 //! Promise 3: a copy of the whole state is the fold of the log up to the copy's own positions,
 //! whatever goes on while it is made.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tally_projector::{Options, Projector};
 
 use crate::common::{
-    LIMIT, MemoryLog, Opening, catch_up, folded, folded_below, history, open, options,
+    LIMIT, MemoryLog, Opening, catch_up, eventually, folded, folded_below, history, open, options,
 };
 
 /// Events and checkpoints go on while copies are made; each must be the fold up to its positions.
 fn copies_are_folds(log: &MemoryLog, projector: &Projector) {
-    let done = AtomicBool::new(false);
+    let (done, copies) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut positions = Vec::new();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..200 {
                 log.add_all(&history(1_000 + n * 10, 10));
                 std::thread::yield_now();
+                if n % 50 == 0 {
+                    // The second copy from now on began after these events, and ends before others.
+                    catch_up(projector);
+                    let enough = copies.load(Ordering::Acquire) + 2;
+                    eventually("a copy", || copies.load(Ordering::Acquire) >= enough);
+                }
             }
             catch_up(projector);
             done.store(true, Ordering::Release);
@@ -26,6 +32,7 @@ fn copies_are_folds(log: &MemoryLog, projector: &Projector) {
             let dump = projector.dump().unwrap();
             assert_eq!(dump, folded_below(log, &dump.positions));
             positions.push(dump.positions);
+            copies.fetch_add(1, Ordering::Release);
         }
     });
     positions.dedup();

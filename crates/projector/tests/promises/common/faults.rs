@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tally_log::storage::{File, Lock, RealStorage, Storage};
 use tally_projector::StoreError;
 use tally_projector::store::{SledStore, Store, Visit};
@@ -163,7 +163,45 @@ impl Storage for FaultyDisk {
 struct Plan {
     writes: usize,
     fail_at: Option<usize>,
+    /// Panic there instead.
+    panic: bool,
     unreadable: bool,
+    trap: Option<Arc<ReadTrap>>,
+}
+
+/// Catches the first read of a store, holds it, and lets it go on only to panic.
+#[derive(Default)]
+pub(crate) struct ReadTrap {
+    /// Whether a read is in it, and whether it may go on.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl ReadTrap {
+    /// Waits until a read is in it.
+    pub(crate) fn caught(&self) {
+        let mut state = self.state.lock();
+        while !state.0 {
+            let waited = self.changed.wait_for(&mut state, super::LIMIT);
+            assert!(!waited.timed_out(), "nobody reads");
+        }
+    }
+
+    /// Lets the read panic.
+    pub(crate) fn spring(&self) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
+    }
+
+    fn enter(&self) {
+        let mut state = self.state.lock();
+        state.0 = true;
+        self.changed.notify_all();
+        while !state.1 {
+            self.changed.wait(&mut state);
+        }
+        panic!("the trap");
+    }
 }
 
 /// sled, watched; clones are the same.
@@ -189,6 +227,25 @@ impl FaultyStore {
         };
     }
 
+    /// The same, with a panic.
+    pub(crate) fn panic_at(&self, number: usize) {
+        *self.plan.lock() = Plan {
+            fail_at: Some(number),
+            panic: true,
+            ..Plan::default()
+        };
+    }
+
+    /// Counts puts and flushes from 0 again, and catches the next read.
+    pub(crate) fn trap_read(&self) -> Arc<ReadTrap> {
+        let trap = Arc::new(ReadTrap::default());
+        *self.plan.lock() = Plan {
+            trap: Some(Arc::clone(&trap)),
+            ..Plan::default()
+        };
+        trap
+    }
+
     pub(crate) fn fail_reads(&self) {
         self.plan.lock().unreadable = true;
     }
@@ -202,6 +259,7 @@ impl FaultyStore {
         let mut plan = self.plan.lock();
         plan.writes += 1;
         if plan.fail_at == Some(plan.writes - 1) {
+            assert!(!plan.panic, "as planned");
             return Err(broken(doing));
         }
         Ok(())
@@ -219,6 +277,10 @@ impl Store for FaultyStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         if self.plan.lock().unreadable {
             return Err(broken("get"));
+        }
+        let trap = self.plan.lock().trap.take();
+        if let Some(trap) = trap {
+            trap.enter();
         }
         self.store.get(key)
     }
