@@ -15,7 +15,7 @@ use tally_domain::{
 use tally_log::{AppendError, EventLog, NewRecord};
 use tally_projector::{EventFate, Mailbox, Projector};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::{ContextV7, Timestamp};
 
 use super::batch::{Ack, Batches};
@@ -157,17 +157,18 @@ impl Ingest {
             key: key.as_bytes().to_vec(),
             value: encode(&event),
         };
+        let deadline = Instant::now() + self.limits.log;
         let (ack, place) = self.batches.add(id, record);
         // What is rare is boxed: it need not make every request large.
         let settled = match timeout(self.limits.verdict, &mut fate).await {
             Ok(Ok(fate)) => Some(fate),
             Ok(Err(_)) => None,
-            Err(_) => Box::pin(self.word_of_log(&mut fate, &ack, place)).await,
+            Err(_) => Box::pin(word_of_log(deadline, &mut fate, &ack, place)).await,
         };
         waiting.settled = settled.is_some();
         let answer = match settled {
             Some(fate) => self.verdict(id, fate),
-            None => Box::pin(self.late(&event, partition, &ack, place)).await,
+            None => Box::pin(self.late(&event, partition, deadline, (&ack, place))).await,
         };
         waiting.answered = true;
         answer
@@ -181,25 +182,6 @@ impl Ingest {
         let timestamp = Timestamp::from_unix(&self.ids, now.as_secs(), now.subsec_nanos());
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         (EventId::new_v7(timestamp), EventTime::from_millis(millis))
-    }
-
-    /// Waits for the log's word, past the limit for the verdict: the verdict, where it comes
-    /// meanwhile after all.
-    async fn word_of_log(
-        &self,
-        fate: &mut oneshot::Receiver<EventFate>,
-        ack: &Ack,
-        place: usize,
-    ) -> Option<EventFate> {
-        let left = self.limits.log.saturating_sub(self.limits.verdict);
-        let either = async {
-            tokio::select! {
-                biased;
-                fate = fate => fate.ok(),
-                _ = ack.of(place) => None,
-            }
-        };
-        timeout(left, either).await.ok().flatten()
     }
 
     fn verdict(&self, event_id: EventId, fate: EventFate) -> Result<Recorded, ApiError> {
@@ -220,12 +202,16 @@ impl Ingest {
                     }),
                 },
             ),
-            EventFate::DeadLetter(reason) => (
-                IngestResult::DeadLetter,
-                Err(ApiError::Internal(format!(
-                    "the fold kept our own event {event_id} as a dead letter: {reason:?}"
-                ))),
-            ),
+            // It is in the log and does not count, which is no answer for a client: what it did is
+            // recorded when the dead letter is replayed.
+            EventFate::DeadLetter(reason) => {
+                tracing::error!(
+                    %event_id,
+                    reason = reason.as_str(),
+                    "the fold kept an event of our own as a dead letter"
+                );
+                (IngestResult::DeadLetter, Err(ApiError::FateUnknown))
+            }
             EventFate::Failed(error) => failure(error),
         };
         self.metrics.ingested(result);
@@ -237,10 +223,10 @@ impl Ingest {
         &self,
         event: &Event,
         partition: Partition,
-        ack: &Ack,
-        place: usize,
+        deadline: Instant,
+        (ack, place): (&Ack, usize),
     ) -> Result<Recorded, ApiError> {
-        let said = timeout(self.limits.log, ack.of(place)).await;
+        let said = timeout_at(deadline, ack.of(place)).await;
         let (result, answer) = match said {
             Ok(Ok(offset)) => {
                 let position = Position { partition, offset };
@@ -276,6 +262,24 @@ impl Ingest {
         tracing::error!(why, "the state can't be read for an answer");
         Err(ApiError::FateUnknown)
     }
+}
+
+/// Waits for the log's word, past the limit for the verdict: the verdict, where it comes
+/// meanwhile after all.
+async fn word_of_log(
+    deadline: Instant,
+    fate: &mut oneshot::Receiver<EventFate>,
+    ack: &Ack,
+    place: usize,
+) -> Option<EventFate> {
+    let either = async {
+        tokio::select! {
+            biased;
+            fate = fate => fate.ok(),
+            _ = ack.of(place) => None,
+        }
+    };
+    timeout_at(deadline, either).await.ok().flatten()
 }
 
 fn failure(error: AppendError) -> (IngestResult, Result<Recorded, ApiError>) {

@@ -25,8 +25,6 @@ use crate::catalogue::Catalogue;
 const LOG_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection that is being closed may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// How long requests at hand may take when the server stops, in seconds.
-const STOP_LIMIT_SECONDS: u64 = 20;
 /// Threads for reads that may block, per worker.
 const BLOCKING_THREADS: usize = 8;
 
@@ -57,6 +55,8 @@ pub struct ApiOptions {
     pub body_timeout: Duration,
     /// How long an idle connection is kept.
     pub keep_alive: Duration,
+    /// How long requests at hand may take when the server stops; whole seconds, at least one.
+    pub stop_limit: Duration,
     /// Origins whose pages may call the API; `*` is any. Empty: none.
     pub cors_origins: Vec<String>,
     /// How long a request waits for the fold.
@@ -115,7 +115,7 @@ macro_rules! listen {
             .keep_alive(options.keep_alive)
             .tcp_nodelay(true)
             .disable_signals()
-            .shutdown_timeout(STOP_LIMIT_SECONDS)
+            .shutdown_timeout(options.stop_limit.as_secs().max(1))
             .listen($listener)
             .map_err(StartError::Listener)?
             .run()

@@ -251,6 +251,12 @@ pub(super) fn api(
         head_timeout: api.head_timeout.get(),
         body_timeout: api.body_timeout.get(),
         keep_alive: api.keep_alive.get(),
+        // The rest is for the logs and the state.
+        stop_limit: config
+            .shutdown_limit
+            .get()
+            .saturating_sub(config.drain_delay.get())
+            / 2,
         cors_origins: api.cors_origins.as_slice().to_vec(),
         wait_limit: config.projector.wait_limit.get(),
         catalogue_mode: match config.catalogue.mode {

@@ -224,16 +224,28 @@ async fn an_event_in_the_log_is_a_success_although_the_fold_has_ended() {
     assert!(started.elapsed() < LONG);
 }
 
-/// Protects operators: a dead letter of our own making is a fault of ours, and is said as one.
+/// Protects the promise of what may follow an append: no success that does not count, and no error
+/// that says nothing of the event.
 #[actix_web::test]
-async fn a_dead_letter_is_an_internal_error() {
+async fn a_dead_letter_is_of_unknown_fate() {
     let world = World::new();
     world.log.set_append_time(0);
     let ingest = world.ingest(LONG, LONG);
-    match record(&ingest, 1, InteractionType::View).await {
-        Err(ApiError::Internal(why)) => assert!(why.contains("FutureTime"), "{why}"),
-        other => panic!("{other:?}"),
-    }
+    let answer = record(&ingest, 1, InteractionType::View).await;
+    assert_eq!(answer, Err(ApiError::FateUnknown));
+}
+
+/// Protects a client from waiting longer for a log that hangs than was promised.
+#[actix_web::test]
+async fn a_log_that_says_nothing_is_waited_for_once() {
+    let world = World::new();
+    world.log.set_fate(Fate::Silent);
+    let ingest = world.ingest(LONG, LONG * 5);
+    tokio::time::pause();
+    let started = Instant::now();
+    let answer = record(&ingest, 1, InteractionType::View).await;
+    assert_eq!(answer, Err(ApiError::FateUnknown));
+    assert_eq!(started.elapsed().as_secs(), 5 * LONG.as_secs());
 }
 
 /// Protects memory, and the events of clients that hang up: recorded all the same, waited for by

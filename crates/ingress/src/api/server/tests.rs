@@ -30,6 +30,7 @@ fn options() -> ApiOptions {
         head_timeout: LONG,
         body_timeout: LONG,
         keep_alive: LONG,
+        stop_limit: Duration::from_secs(5),
         cors_origins: Vec::new(),
         wait_limit: LONG,
         catalogue_mode: CatalogueMode::Open,
