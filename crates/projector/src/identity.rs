@@ -2,7 +2,7 @@
 //! folded it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,9 @@ use tally_domain::{FOLD_VERSION, LogId, Offset, Partition, PartitionState, Posit
 use tally_log::storage::Storage;
 use tally_log::{Batch, EventLog, LogIdentity, ReadError};
 
+use crate::aside::set_aside;
 use crate::error::{OpenError, StateError};
-use crate::metrics::{Metrics, unix_seconds};
+use crate::metrics::Metrics;
 use crate::redo::{Redo, RedoFile};
 use crate::store::layout::{self, Place};
 use crate::store::{OpenStore, Store, StoreError};
@@ -159,7 +160,7 @@ pub(crate) fn open_state(
         }
         Err(error) => return Err(error),
     };
-    let aside = set_aside(storage, dir)?;
+    let aside = set_aside(storage, dir, &[STORE, "redo", DamageMark::NAME])?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
     let fresh = read_state(storage, dir, open_store, &wanted)?;
@@ -383,34 +384,6 @@ fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
     Ok(gaps
         .next()
         .map(|(partition, offset)| Position { partition, offset }))
-}
-
-/// Gives the store and the redo file other names, so that nothing is lost.
-fn set_aside(storage: &dyn Storage, dir: &Path) -> Result<PathBuf, StateError> {
-    let failed = |doing| {
-        let path = dir.display().to_string();
-        move |cause| StateError::Redo { path, doing, cause }
-    };
-    let mut aside = dir.join(format!("set-aside-{}", unix_seconds()));
-    for again in 2..1_000 {
-        if !storage.exists(&aside).map_err(failed("set aside"))? {
-            break;
-        }
-        aside = dir.join(format!("set-aside-{}-{again}", unix_seconds()));
-    }
-    storage
-        .create_dir_all(&aside)
-        .map_err(failed("set aside"))?;
-    for name in [STORE, "redo", DamageMark::NAME] {
-        let from = dir.join(name);
-        if storage.exists(&from).map_err(failed("set aside"))? {
-            storage
-                .rename(&from, &aside.join(name))
-                .map_err(failed("set aside"))?;
-        }
-    }
-    storage.sync_dir(dir).map_err(failed("set aside"))?;
-    Ok(aside)
 }
 
 /// Refuses state that this log did not make.

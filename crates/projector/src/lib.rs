@@ -9,9 +9,11 @@
 //! - [`redo`]: the checksummed file that makes it so
 //! - [`store`]: the narrow trait behind which sled stands, and what is written there
 //! - [`identity`]: whose state this is, and when it must not be used
+//! - [`aside`]: where state goes that must not be used
 //! - [`dump`]: a consistent copy of the whole state
 //! - [`metrics`]: what Prometheus sees
 
+pub mod aside;
 pub mod checkpoint;
 pub mod dump;
 pub mod error;
