@@ -195,6 +195,10 @@ impl EventLog for MemoryLog {
         Ok(inner.partitions.iter().map(|kept| kept.head).collect())
     }
 
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
+
     fn health(&self) -> LogHealth {
         LogHealth::Ok
     }

@@ -163,6 +163,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// Whether it takes appends.
     fn health(&self) -> LogHealth;
 
+    /// For how long appends have waited without one being finished, well or not; `None` where none
+    /// waits. A disk or a broker that hangs gives no error, only this.
+    fn stalled_for(&self) -> Option<Duration>;
+
     /// Finishes what was accepted, within the deadline, and takes no more. Readers go on reading
     /// what is there. Called twice, the second call does nothing.
     ///

@@ -65,6 +65,10 @@ impl EventLog for FixedLog {
         Ok(self.records.iter().map(|r| offset(r.len())).collect())
     }
 
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
+
     fn health(&self) -> LogHealth {
         LogHealth::Ok
     }

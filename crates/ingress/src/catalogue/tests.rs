@@ -244,6 +244,10 @@ impl EventLog for Mute {
     fn head(&self) -> Result<Vec<Offset>, ReadError> {
         self.0.head()
     }
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
+
     fn health(&self) -> tally_log::LogHealth {
         self.0.health()
     }

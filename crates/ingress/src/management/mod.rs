@@ -156,6 +156,7 @@ impl Management {
         let sample = Sample {
             head: parts.log.head().map_err(|error| error.to_string()),
             health: parts.log.health(),
+            log_stalled_for: parts.log.stalled_for(),
             status: parts.projector.status(),
         };
         let mut watch = self.watch.lock();

@@ -96,6 +96,7 @@ impl StallWatch {
 pub(super) struct Sample {
     pub(super) head: Result<Vec<Offset>, String>,
     pub(super) health: LogHealth,
+    pub(super) log_stalled_for: Option<Duration>,
     pub(super) status: Status,
 }
 
@@ -112,6 +113,15 @@ pub(super) fn judge(
         LogHealth::Failed(why) => reasons.push(Reason::new(Code::LogFailed, why)),
         LogHealth::DiskFull(why) => reasons.push(Reason::new(Code::DiskFull, why)),
         LogHealth::Unreachable(why) => reasons.push(Reason::new(Code::KafkaUnreachable, why)),
+    }
+    if let (LogHealth::Ok, Some(stalled)) = (&sample.health, sample.log_stalled_for)
+        && stalled >= limit
+    {
+        let detail = format!(
+            "the log has finished no append for {} s although some wait: the disk or the broker hangs",
+            stalled.as_secs()
+        );
+        reasons.push(Reason::new(Code::Stalled, detail));
     }
     let next: Vec<Offset> = sample
         .status
@@ -206,6 +216,7 @@ mod tests {
         Sample {
             head: Ok(head.to_vec()),
             health: LogHealth::Ok,
+            log_stalled_for: None,
             status,
         }
     }
@@ -276,6 +287,18 @@ mod tests {
         let still = sample(&[100, 100], status(&[90, 0], &[100, 100], now));
         let reasons = judge(&mut watch, &still, now + LIMIT, LIMIT);
         assert_eq!(codes(&reasons), [Code::Replaying, Code::Stalled]);
+    }
+
+    /// Protects against a disk that hangs in a sync: no error is ever said then.
+    #[test]
+    fn a_log_that_finishes_nothing_is_stalled() {
+        let now = Instant::now();
+        let mut sample = sample(&[5], status(&[5], &[5], now));
+        sample.log_stalled_for = Some(LIMIT / 2);
+        assert_eq!(judge(&mut StallWatch::default(), &sample, now, LIMIT), []);
+        sample.log_stalled_for = Some(LIMIT);
+        let reasons = judge(&mut StallWatch::default(), &sample, now, LIMIT);
+        assert_eq!(codes(&reasons), [Code::Stalled]);
     }
 
     /// Protects the words that probes and runbooks match on.

@@ -228,6 +228,10 @@ impl EventLog for EmbeddedLog {
         Ok(self.shared.state.lock().heads.clone())
     }
 
+    fn stalled_for(&self) -> Option<Duration> {
+        self.shared.queue.stalled_for()
+    }
+
     fn health(&self) -> LogHealth {
         self.shared.state.lock().health.clone()
     }

@@ -63,6 +63,8 @@ struct QueueState {
     /// Of everything accepted and not yet done.
     bytes: usize,
     records: usize,
+    /// Since when appends have waited without one being finished.
+    waiting_since: Option<Instant>,
     writer_sleeps: bool,
     stop: Option<Stop>,
     closed: Option<String>,
@@ -159,6 +161,7 @@ impl Queue {
         }
         state.bytes = bytes;
         state.records = records;
+        state.waiting_since.get_or_insert_with(Instant::now);
         state.pending.push_back(pending);
         let wake = std::mem::take(&mut state.writer_sleeps);
         drop(state);
@@ -208,7 +211,13 @@ impl Queue {
         let mut state = self.state.lock();
         state.bytes = state.bytes.saturating_sub(cost);
         state.records = state.records.saturating_sub(records);
+        state.waiting_since = (state.bytes > 0).then(Instant::now);
         state.bytes
+    }
+
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        let since = self.state.lock().waiting_since;
+        since.map(|since| since.elapsed())
     }
 
     /// Takes no more appends, for the reason given, and asks the writer to stop. `false` where

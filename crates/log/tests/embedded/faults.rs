@@ -228,6 +228,22 @@ fn a_disk_with_space_again_is_noticed() {
     assert_eq!(read_all(&open(&disk).0).unwrap(), expected);
 }
 
+/// A disk that hangs gives no error: that nothing is finished is all that can be seen.
+#[test]
+fn a_sync_that_hangs_shows_as_a_stall() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    assert_eq!(log.stalled_for(), None);
+    let (let_go, starts) = hold_next_sync(&disk);
+    let answer = append(&log, &[(0, b"x".to_vec())]);
+    starts.recv().unwrap();
+    let first = log.stalled_for().unwrap();
+    assert!(log.stalled_for().unwrap() >= first);
+    drop(let_go);
+    answer.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(log.stalled_for(), None);
+}
+
 /// A write that fails and can't be undone leaves what nobody can promise anything about.
 #[test]
 fn a_write_that_cannot_be_undone_is_of_unknown_fate() {

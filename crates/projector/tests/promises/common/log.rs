@@ -219,6 +219,10 @@ impl EventLog for MemoryLog {
         Ok(self.shared.0.lock().head.clone())
     }
 
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
+
     fn health(&self) -> LogHealth {
         LogHealth::Ok
     }
