@@ -157,14 +157,19 @@ impl Storage for RealStorage {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
         // The parent of a relative path of one name is the empty path: the current folder.
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        if path.is_dir() {
+            // Whoever made it may have been killed before its name was durable.
+            return match self.sync_dir(parent) {
+                // Not ours to read, so not made by us either.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                other => other,
+            };
+        }
         self.create_dir_all(parent)?;
         match DirBuilder::new().mode(DIR_MODE).create(path) {
             // Another process was quicker.

@@ -84,8 +84,11 @@ impl CheckReport {
 /// [`OpenError`] where there is no log, or it is open, or the folder can't be read. Damage is no
 /// error: it is in the report, and so is a file that can't be read.
 pub fn check(storage: &dyn Storage, dir: &Path) -> Result<CheckReport, OpenError> {
-    let names = storage.list(dir).map_err(OpenError::io("listed", dir))?;
+    // Where there is no such folder, locking would make one.
+    storage.list(dir).map_err(OpenError::io("listed", dir))?;
     let _lock = super::lock(storage, dir)?;
+    // Whoever held it until now may have added files.
+    let names = storage.list(dir).map_err(OpenError::io("listed", dir))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
     numbers.sort_unstable();
     let mut report = CheckReport {
