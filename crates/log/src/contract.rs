@@ -168,7 +168,7 @@ pub trait EventLog: Send + Sync + 'static {
     fn stalled_for(&self) -> Option<Duration>;
 
     /// Finishes what was accepted, within the deadline, and takes no more. Readers go on reading
-    /// what is there. Called twice, the second call does nothing.
+    /// what is there. Called again, it says the same again.
     ///
     /// # Errors
     /// Where not everything that was accepted could be finished.

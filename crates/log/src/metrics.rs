@@ -131,7 +131,7 @@ impl LogMetrics {
             segments: declare.gauge("tally_log_segments", "Segment files.")?,
             size_bytes: declare.gauge(
                 "tally_log_size_bytes",
-                "Bytes of the log, without the space that is only allocated ahead.",
+                "Bytes of the log, without the length that is only set ahead of the writer.",
             )?,
         })
     }

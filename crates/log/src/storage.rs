@@ -165,8 +165,15 @@ impl Storage for RealStorage {
         if path.is_dir() {
             // Whoever made it may have been killed before its name was durable.
             return match self.sync_dir(parent) {
-                // Not ours to read, so not made by us either.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                // Not ours to read, so not made by us either; or a file system that has no such sync.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
+                    ) =>
+                {
+                    Ok(())
+                }
                 other => other,
             };
         }

@@ -122,7 +122,7 @@ impl Ingest {
     ///
     /// # Errors
     /// [`ApiError::Unavailable`]: nothing was recorded. [`ApiError::FateUnknown`],
-    /// [`ApiError::KeyReused`], [`ApiError::Internal`]: it is or may be in the log.
+    /// [`ApiError::KeyReused`]: it is or may be in the log.
     pub(crate) async fn record(
         &self,
         user: UserId,

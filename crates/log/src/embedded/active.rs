@@ -109,9 +109,9 @@ impl Active {
         if let Err(again) = self.file.set_len(place) {
             return Failed::unknown(format!("{error}, and it could not be undone: {again}"));
         }
-        // Only for speed: the writer gets along without space allocated ahead.
+        // Only for speed: the writer gets along without the length set ahead.
         if let Err(error) = self.file.set_len(segment_bytes.max(place)) {
-            tracing::debug!(%error, "space could not be allocated ahead");
+            tracing::debug!(%error, "the length could not be set ahead");
         }
         Failed {
             error: not_written(error),

@@ -32,7 +32,7 @@ pub struct CheckReport {
     pub groups: u64,
     /// Records in them.
     pub records: u64,
-    /// Bytes of the files, without space that is only allocated ahead.
+    /// Bytes of the files, without the length that is only set ahead.
     pub bytes: u64,
     /// The first offset of every partition.
     pub first: Vec<Offset>,

@@ -237,16 +237,13 @@ impl EventLog for EmbeddedLog {
     }
 
     fn close(&self, deadline: Duration) -> Result<(), AppendError> {
-        let first = self.shared.queue.close("it was closed", Stop::Finish);
+        self.shared.queue.close("it was closed", Stop::Finish);
         let Some(ended) = self.shared.queue.wait_for_end(deadline) else {
             let why = format!("the log could not finish within {deadline:?}");
             return Err(AppendError::FateUnknown(why));
         };
         self.release();
-        match ended.unfinished {
-            Some(error) if first => Err(error),
-            Some(_) | None => Ok(()),
-        }
+        ended.unfinished.map_or(Ok(()), Err)
     }
 }
 

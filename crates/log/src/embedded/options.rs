@@ -22,7 +22,7 @@ pub struct EmbeddedOptions {
     /// How many partitions a log gets that is not there yet, 1 to 4096. A log that is there must
     /// have as many.
     pub partitions: u32,
-    /// A segment's size in bytes, allocated ahead of the writer: 4 KiB to 2 GiB. May change from
+    /// A segment's length in bytes, set ahead of the writer: 4 KiB to 2 GiB. May change from
     /// start to start.
     pub segment_bytes: u64,
     /// At most how many bytes one write and sync take together, and so one append: 64 KiB to

@@ -220,19 +220,16 @@ impl Queue {
         since.map(|since| since.elapsed())
     }
 
-    /// Takes no more appends, for the reason given, and asks the writer to stop. `false` where
-    /// that was done before.
-    pub(crate) fn close(&self, why: &str, stop: Stop) -> bool {
+    /// Takes no more appends, for the reason given, and asks the writer to stop.
+    pub(crate) fn close(&self, why: &str, stop: Stop) {
         let mut state = self.state.lock();
         // Abandoning overrules finishing; nothing overrules abandoning.
         if state.stop.is_none() || stop == Stop::Abandon {
             state.stop = Some(stop);
         }
-        let first = state.closed.is_none();
         state.closed.get_or_insert_with(|| why.to_owned());
         drop(state);
         self.work.notify_one();
-        first
     }
 
     /// For the writer that ends: nothing is taken from now on, and this is what still waits.

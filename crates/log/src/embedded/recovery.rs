@@ -67,6 +67,7 @@ struct Last {
     file: Arc<dyn File>,
     /// Where its data ends.
     place: u64,
+    /// Where the last group begins: those before it say that they were synced.
     last_group: u64,
     footer: Footer,
     /// The whole file's length, where it is sealed already.
@@ -387,8 +388,8 @@ impl Opening<'_> {
                 .map_err(OpenError::io("synced", self.dir))?;
             return Ok(None);
         }
-        // What was found may be in the page cache alone, a footer too.
-        // A sync that failed in an earlier life leaves pages that read back, are clean, and are
+        // What was found may be in the page cache alone, a footer too, so it is synced. But a sync that
+        // failed in an earlier life leaves pages that read back, are clean, and are
         // on no disk: what may be so is written again.
         let from = if last.sealed.is_some() {
             last.place

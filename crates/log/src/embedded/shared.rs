@@ -48,7 +48,7 @@ impl State {
         first.map_or(&self.heads, |first| &first.base)
     }
 
-    /// Bytes of the log, without what is only allocated ahead.
+    /// Bytes of the log, without the length that is only set ahead.
     pub(crate) fn bytes(&self) -> u64 {
         self.sealed_bytes.saturating_add(self.synced.place)
     }

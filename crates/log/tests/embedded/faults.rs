@@ -295,6 +295,31 @@ fn closing_has_a_deadline() {
     log.close(PATIENCE).unwrap();
 }
 
+/// What an earlier `close` was too impatient for is not taken for done by a later one.
+#[test]
+fn a_second_close_says_what_was_not_finished() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let (let_go, held) = mpsc::channel::<()>();
+    let (started, starts) = mpsc::channel();
+    let mut once = Some((held, started));
+    disk.set_fault(move |_, op| {
+        let (held, started) = once.take_if(|_| op == Op::Sync)?;
+        started.send(()).unwrap_or_default();
+        held.recv().unwrap_or_default();
+        Some(io::ErrorKind::Other)
+    });
+    let answer = append(&log, &[(0, b"x".to_vec())]);
+    starts.recv().unwrap();
+    log.close(Duration::ZERO).unwrap_err();
+    drop(let_go);
+    answer.recv_timeout(PATIENCE).unwrap();
+    for _ in 0..2 {
+        let error = log.close(PATIENCE).unwrap_err();
+        assert!(matches!(error, AppendError::FateUnknown(_)), "{error}");
+    }
+}
+
 /// A callback that panics is its maker's fault, and the log goes on.
 #[test]
 fn a_callback_that_panics_does_not_stop_the_log() {

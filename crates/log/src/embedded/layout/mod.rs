@@ -24,7 +24,7 @@
 //! # A segment
 //!
 //! ```text
-//! | header | group | group | … | group | zeros, allocated ahead of the writer      while written
+//! | header | group | group | … | group | zeros, the length set ahead              while written
 //! | header | group | group | … | group | footer |                                  sealed
 //! ```
 //!
