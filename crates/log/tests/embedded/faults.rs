@@ -244,6 +244,26 @@ fn a_sync_that_hangs_shows_as_a_stall() {
     assert_eq!(log.stalled_for(), None);
 }
 
+/// Appends that come while the disk hangs must not make it look as if something was finished.
+#[test]
+fn newer_appends_do_not_hide_a_stall() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let (let_go, starts) = hold_next_sync(&disk);
+    let first = append(&log, &[(0, b"x".to_vec())]);
+    starts.recv_timeout(PATIENCE).unwrap();
+    let hung = Instant::now();
+    let second = append(&log, &[(1, b"y".to_vec())]);
+    let asked = Instant::now();
+    let began = asked.checked_sub(log.stalled_for().unwrap()).unwrap();
+    assert!(began <= hung, "the newer append began it anew");
+    drop(let_go);
+    for answer in [first, second] {
+        answer.recv_timeout(PATIENCE).unwrap();
+    }
+    assert_eq!(log.stalled_for(), None);
+}
+
 /// A write that fails and can't be undone leaves what nobody can promise anything about.
 #[test]
 fn a_write_that_cannot_be_undone_is_of_unknown_fate() {
