@@ -79,7 +79,7 @@ impl Client {
 
     /// Changes the catalogue; returns once the server has the change.
     pub(crate) fn change(&self, change: &ResourceChange) -> Result<ResourcesChanged, Failure> {
-        let body = serde_json::to_vec(change).map_err(|error| Failure::Run(error.into()))?;
+        let body = serde_json::to_vec(change).map_err(Failure::of)?;
         let answer = self.send(|| {
             let request = self.agent.post(self.url("/admin/resources"));
             request
@@ -91,7 +91,7 @@ impl Client {
         reader
             .read_to_end(&mut text)
             .map_err(|error| self.broken(&error))?;
-        serde_json::from_slice(&text).map_err(|error| Failure::Run(error.into()))
+        serde_json::from_slice(&text).map_err(Failure::of)
     }
 
     fn url(&self, path: &str) -> String {

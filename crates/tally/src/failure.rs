@@ -25,6 +25,11 @@ impl Failure {
         Self::Run(what.into().into())
     }
 
+    /// A failure on the way, as the error that it was.
+    pub(crate) fn of(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Run(error.into())
+    }
+
     /// The error that it is, for what adds its own words.
     pub(crate) fn into_error(self) -> Box<dyn Error + Send + Sync> {
         match self {

@@ -30,7 +30,7 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 
 /// Writes one line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(value).map_err(|error| Failure::Run(error.into()))?;
+    let text = serde_json::to_string(value).map_err(Failure::of)?;
     line(&text)
 }
 

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 /// Makes the load and prints its figures.
 pub(crate) fn run(args: &BenchArgs, config: &Config) -> Result<ExitCode, Failure> {
-    bench::run(args, || local(config)).map_err(|error| Failure::Run(error.into()))
+    bench::run(args, || local(config)).map_err(Failure::of)
 }
 
 /// The server that holds the data folder.

@@ -33,7 +33,7 @@ pub(crate) fn run(
     match command {
         ConfigCommand::Check => output::line("The settings can be used."),
         ConfigCommand::Show => {
-            let shown = serde_json::to_value(config).map_err(|error| Failure::Run(error.into()))?;
+            let shown = serde_json::to_value(config).map_err(Failure::of)?;
             let mut lines = Vec::new();
             flat("", &shown, sources, &mut lines);
             output::line(&lines.join("\n"))

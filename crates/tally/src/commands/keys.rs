@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use tally_domain::{EventTime, UserId};
 use tally_ingress::auth::key::id_of;
-use tally_ingress::auth::{KeyId, KeyInfo, KeysError, KeysFile};
+use tally_ingress::auth::{KeyId, KeyInfo, KeysFile};
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -64,13 +64,9 @@ pub(crate) fn run(command: &KeysCommand, config: &Config) -> Result<(), Failure>
     let file = KeysFile::new(config.keys_file());
     match command {
         KeysCommand::Create { user, json } => create(&file, user, *json),
-        KeysCommand::List { json } => list(&file.list().map_err(failed)?, *json),
+        KeysCommand::List { json } => list(&file.list().map_err(Failure::of)?, *json),
         KeysCommand::Revoke { id } => revoke(&file, id),
     }
-}
-
-fn failed(error: KeysError) -> Failure {
-    Failure::Run(error.into())
 }
 
 fn create(file: &KeysFile, user: &UserId, json: bool) -> Result<(), Failure> {
@@ -81,7 +77,7 @@ fn create(file: &KeysFile, user: &UserId, json: bool) -> Result<(), Failure> {
         created_at: EventTime,
         key: &'a str,
     }
-    let created = file.create(user).map_err(failed)?;
+    let created = file.create(user).map_err(Failure::of)?;
     let KeyInfo {
         id,
         user,
@@ -146,7 +142,7 @@ fn revoke(file: &KeysFile, text: &str) -> Result<(), Failure> {
         };
         Failure::Usage(format!("{said} is no key id: {why}"))
     })?;
-    let now = file.revoke(id).map_err(failed)?;
+    let now = file.revoke(id).map_err(Failure::of)?;
     output::line(&if now {
         format!("{id} is revoked")
     } else {

@@ -114,7 +114,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
     let mut whole = true;
     for (folder, log) in [("log", INTERACTIONS), ("catalogue", CATALOGUE)] {
         let report = embedded::check(&RealStorage, &dir.join(folder));
-        let report = report.map_err(|error| Failure::Run(error.into()))?;
+        let report = report.map_err(Failure::of)?;
         whole &= report.is_whole();
         let line = CheckLine {
             log,
@@ -125,7 +125,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
             damage: report.damage.iter().map(ToString::to_string).collect(),
             more_damage: report.more_damage,
         };
-        let line = serde_json::to_string(&line).map_err(|error| Failure::Run(error.into()))?;
+        let line = serde_json::to_string(&line).map_err(Failure::of)?;
         output::written(writeln!(out, "{line}"))?;
     }
     output::written(out.flush())?;

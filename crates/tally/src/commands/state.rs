@@ -45,13 +45,13 @@ pub(crate) fn run(command: &StateCommand, config: &Config) -> Result<(), Failure
         (StateCommand::Cat { toggles }, Folder::Opened(opened)) => {
             let projector = opened.projector(config)?;
             let dump = inspect::dump(&projector, &folder::never);
-            let dump = dump.map_err(|error| Failure::Run(error.into()))?;
+            let dump = dump.map_err(Failure::of)?;
             output::inspected(inspect::state_cat(&dump, *toggles, &mut out))
         }
         (StateCommand::Info, Folder::Opened(opened)) => {
             let projector = opened.projector(config)?;
             let dump = inspect::dump(&projector, &folder::never);
-            let dump = dump.map_err(|error| Failure::Run(error.into()))?;
+            let dump = dump.map_err(Failure::of)?;
             output::inspected(inspect::state_info(opened.log.as_ref(), &dump, &mut out))
         }
     }

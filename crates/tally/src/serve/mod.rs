@@ -41,7 +41,7 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, Failure> {
     let held = HeldDir::lock(&RealStorage, &config.data_dir)?;
     // What a killed server left would lead commands astray.
     held.withdraw()?;
-    let registry = registry().map_err(failed)?;
+    let registry = registry().map_err(Failure::of)?;
     let listeners = Listeners::bind(config)?;
     let connections = files::connections(config.api.max_connections.as_usize());
     held.announce(&ServerFile {
@@ -80,12 +80,12 @@ async fn serve(
     listeners: Listeners,
     connections: usize,
 ) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::listen().map_err(failed)?;
+    let mut signals = Signals::listen().map_err(Failure::of)?;
     let banner = banner::banner(config, &listeners);
-    let management =
-        Management::new(registry.clone(), config.management.stalled_after.get()).map_err(failed)?;
+    let management = Management::new(registry.clone(), config.management.stalled_after.get())
+        .map_err(Failure::of)?;
     let (server, management_server) =
-        start_management(listeners.management, &management).map_err(failed)?;
+        start_management(listeners.management, &management).map_err(Failure::of)?;
     actix_web::rt::spawn(server);
 
     // Opening blocks, and may take long where there is much to recover.
@@ -94,7 +94,7 @@ async fn serve(
     let opening =
         tokio::task::spawn_blocking(move || open::everything(&settings, &dir, &state, &metrics));
     let opened = tokio::select! {
-        opened = opening => opened.map_err(failed)??,
+        opened = opening => opened.map_err(Failure::of)??,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped while starting");
             held.withdraw()?;
@@ -127,9 +127,8 @@ async fn serve(
     tracing::info!(signal, "stopping: finishing what was accepted");
     let deadline = Deadline::after(config.shutdown_limit.get());
     management.drain();
-    let drained = tokio::time::sleep(config.drain_delay.get());
     let stopping = async {
-        drained.await;
+        tokio::time::sleep(config.drain_delay.get()).await;
         stop(&opened, api, management_server, deadline).await
     };
     tokio::select! {
@@ -184,11 +183,7 @@ async fn stop(
             ))
         })
     });
-    let stopped = stopped.await.map_err(failed)?;
+    let stopped = stopped.await.map_err(Failure::of)?;
     management.stop().await;
     stopped
-}
-
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
-    Failure::Run(error.into())
 }

@@ -70,7 +70,7 @@ pub(crate) fn logs(
             ));
         }
     }
-    let metrics = LogMetrics::register(registry).map_err(failed)?;
+    let metrics = LogMetrics::register(registry).map_err(Failure::of)?;
     let options = EmbeddedOptions {
         partitions: config.log.partitions.as_u32(),
         segment_bytes: config.log.segment_size.get(),
@@ -193,7 +193,7 @@ pub(super) fn everything(
 ) -> Result<Opened, Failure> {
     management.opening("reading the API keys");
     let authenticator =
-        Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(failed)?;
+        Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(Failure::of)?;
     management.opening("opening the logs");
     let logs = logs(config, dir, registry, Partitions::AsSet)?;
     management.opening("reading the catalogue");
@@ -217,13 +217,13 @@ pub(super) fn everything(
 
 /// Seeds a catalogue that never had anything: one that was emptied on purpose stays empty.
 fn seed(config: &Config, logs: &Logs, catalogue: &Catalogue) -> Result<(), Failure> {
-    let head = logs.catalogue.head().map_err(failed)?;
+    let head = logs.catalogue.head().map_err(Failure::of)?;
     if !config.catalogue.seed || head.iter().any(|offset| *offset > 0) {
         return Ok(());
     }
     let resources = SEED.map(|(kind, id)| Resource::new(kind, id));
     let resources = resources.into_iter().collect::<Result<Vec<_>, _>>();
-    let added = catalogue.add(&resources.map_err(failed)?);
+    let added = catalogue.add(&resources.map_err(Failure::of)?);
     added.map(|_| ()).map_err(|error| {
         Failure::run(format!(
             "the catalogue can't be seeded: {}",
@@ -270,9 +270,5 @@ pub(super) fn api(
         catalogue: Arc::clone(&opened.catalogue),
         authenticator: Arc::clone(&opened.authenticator),
     };
-    start_api(listener, parts, options, registry).map_err(failed)
-}
-
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
-    Failure::Run(error.into())
+    start_api(listener, parts, options, registry).map_err(Failure::of)
 }
