@@ -440,6 +440,7 @@ fn record(action: Action, resource: Resource, at: EventTime) -> NewRecord {
         partition: PARTITION,
         key: resource.key().as_bytes().to_vec(),
         value,
+        traceparent: None,
     }
 }
 

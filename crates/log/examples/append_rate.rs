@@ -196,6 +196,7 @@ fn one(log: &EmbeddedLog, partition: &mut Partition, done: &Sender<bool>) -> Res
         partition: *partition,
         key: KEY.to_vec(),
         value: vec![b'x'; RECORD_BYTES - KEY.len()],
+        traceparent: None,
     };
     *partition = (*partition + 1) % EmbeddedOptions::default().partitions;
     let done = done.clone();

@@ -26,6 +26,7 @@ use std::time::Duration;
 use tally_domain::{LogId, Offset, Partition, Position};
 
 use crate::batch::Batch;
+use crate::trace::TraceParent;
 
 /// A record on its way into the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct NewRecord {
     pub key: Vec<u8>,
     /// Its value, at most 1 MiB.
     pub value: Vec<u8>,
+    /// The trace it belongs to. A log whose records have headers hands it on; others drop it.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Which log this is. State belongs to exactly one.
@@ -66,6 +69,10 @@ pub enum AppendRefused {
     /// The log takes no appends any more: an earlier sync failed, or it was closed.
     #[error("the log takes no appends: {0}")]
     Closed(String),
+    /// The brokers are away. They are asked again all the while; appends are taken as soon as one
+    /// answers.
+    #[error("the log's brokers can't be reached: {0}")]
+    Unreachable(String),
 }
 
 /// Why an accepted append was not acknowledged.
@@ -77,8 +84,17 @@ pub enum AppendError {
     /// It is certain that the record is not in the log, since the disk is full.
     #[error("the record was not written, the disk is full: {0}")]
     DiskFull(String),
-    /// The record may be in the log, now or after a restart. Only a retry with the same
-    /// idempotency key is safe.
+    /// It is certain that the record is not in the log: no broker took it within the deadline.
+    #[error("the record was not written in time: {0}")]
+    TimedOut(String),
+    /// It is certain that the record is not in the log: we may not write it.
+    #[error("the record was not written, the log refuses us: {0}")]
+    Unauthorized(String),
+    /// It is certain that the record is not in the log: it is larger than the log takes.
+    #[error("the record was not written, it is too large for the log: {0}")]
+    TooLarge(String),
+    /// The record may be in the log, now, soon, or after a restart: it may still become readable.
+    /// Only a retry with the same idempotency key is safe.
     #[error("the record may or may not have been written: {0}")]
     FateUnknown(String),
 }
@@ -126,6 +142,34 @@ pub enum LogHealth {
     Unreachable(String),
 }
 
+/// A record that was read by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneRecord {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// The record at a reader's only position, or `None` where that is a gap.
+fn first_from(
+    mut reader: Box<dyn LogReader>,
+    position: Position,
+) -> Result<Option<OneRecord>, ReadError> {
+    /// The position is below the head, so this is only ever as long as the log needs to answer.
+    const AT_MOST: Duration = Duration::from_secs(30);
+    let mut batch = Batch::new();
+    reader.next(&mut batch, AT_MOST)?;
+    let first = batch
+        .iter()
+        .next()
+        .filter(|record| record.position == position);
+    Ok(first.map(|record| OneRecord {
+        key: record.key.to_vec(),
+        value: record.value.to_vec(),
+    }))
+}
+
 /// A durable, partitioned, append-only log. See the [module](self) for what it promises.
 pub trait EventLog: Send + Sync + 'static {
     /// Which log this is.
@@ -167,6 +211,20 @@ pub trait EventLog: Send + Sync + 'static {
     /// waits. A disk or a broker that hangs gives no error, only this.
     fn stalled_for(&self) -> Option<Duration>;
 
+    /// The records that stand exactly at these positions, in the order given; `None` where an
+    /// offset is a gap. Each position lies below the head.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn records_at(&self, positions: &[Position]) -> Result<Vec<Option<OneRecord>>, ReadError> {
+        let one = |position: &Position| first_from(self.reader(&[*position])?, *position);
+        positions.iter().map(one).collect()
+    }
+
+    /// Says up to which positions records were applied, for tools that show how far a log's readers
+    /// are. It is of no other consequence: nothing is ever resumed from it. It returns at once.
+    fn applied(&self, _next: &[Position]) {}
+
     /// Finishes what was accepted, within the deadline, and takes no more. Readers go on reading
     /// what is there. Called again, it says the same again.
     ///
@@ -183,7 +241,9 @@ pub trait LogReader: Send {
     /// early with an empty batch when another thread calls the waker.
     ///
     /// # Errors
-    /// [`ReadError`]; the reader stands where it stood.
+    /// [`ReadError`]; the reader stands where it stood. Where it can go on without the partition
+    /// that an [`OutOfRange`](ReadError::OutOfRange) names, that one is no longer among its
+    /// [`positions`](Self::positions).
     fn next(&mut self, batch: &mut Batch, wait: Duration) -> Result<(), ReadError>;
 
     /// The next position of every partition it reads: all records below were returned. It also

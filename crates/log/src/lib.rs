@@ -3,6 +3,7 @@
 //! - [`contract`]: what a log promises, and the traits that say so; start here
 //! - [`batch`]: how records come out of a log
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
+//! - [`kafka`]: a topic of a Kafka cluster as a log
 //! - [`storage`]: the narrow seam through which every file is touched
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
 
@@ -11,12 +12,15 @@ pub mod batch;
 pub mod conformance;
 pub mod contract;
 pub mod embedded;
+pub mod kafka;
 mod metrics;
 pub mod storage;
+mod trace;
 
 pub use batch::{Batch, BatchRecord};
 pub use contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
-    ReadError,
+    OneRecord, ReadError,
 };
 pub use metrics::LogMetrics;
+pub use trace::{NotATraceParent, TraceParent};

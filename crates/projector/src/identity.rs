@@ -3,12 +3,11 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tally_domain::{FOLD_VERSION, LogId, Offset, Partition, PartitionState, Position, Rules};
+use tally_domain::{FOLD_VERSION, LogId, Partition, PartitionState, Position, Rules};
 use tally_log::storage::Storage;
-use tally_log::{Batch, EventLog, LogIdentity, ReadError};
+use tally_log::{EventLog, LogIdentity, OneRecord, ReadError};
 
 use crate::aside::set_aside;
 use crate::error::{OpenError, StateError};
@@ -388,6 +387,7 @@ fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
 
 /// Refuses state that this log did not make.
 fn check_against(log: &dyn EventLog, partitions: &[PartitionState]) -> Result<(), OpenError> {
+    let mut last_events = Vec::new();
     for ((state, first), head) in partitions.iter().zip(log.first()?).zip(log.head()?) {
         let (partition, next_offset) = (state.partition(), state.next_offset());
         if next_offset > head {
@@ -404,37 +404,30 @@ fn check_against(log: &dyn EventLog, partitions: &[PartitionState]) -> Result<()
                 first,
             });
         }
-        if let Some((offset, id)) = state.last_event().filter(|(offset, _)| *offset >= first) {
-            let found = event_at(log, partition, offset)?;
-            if found != id.to_string() {
-                return Err(OpenError::OtherHistory {
-                    partition,
-                    offset,
-                    state: id,
-                    log: found,
-                });
-            }
+        let last = state.last_event().filter(|(offset, _)| *offset >= first);
+        last_events.extend(last.map(|(offset, id)| (Position { partition, offset }, id)));
+    }
+    let positions: Vec<Position> = last_events.iter().map(|(position, _)| *position).collect();
+    let found = log.records_at(&positions)?;
+    for ((Position { partition, offset }, id), found) in last_events.into_iter().zip(found) {
+        let found = event_in(found);
+        if found != id.to_string() {
+            return Err(OpenError::OtherHistory {
+                partition,
+                offset,
+                state: id,
+                log: found,
+            });
         }
     }
     Ok(())
 }
 
-/// The id of the event at a position, or what is there instead.
-fn event_at(log: &dyn EventLog, partition: Partition, offset: Offset) -> Result<String, ReadError> {
-    /// The record is below the head, so this is only ever as long as the log needs to answer.
-    const AT_MOST: Duration = Duration::from_secs(30);
-    let mut reader = log.reader(&[Position { partition, offset }])?;
-    let mut batch = Batch::new();
-    reader.next(&mut batch, AT_MOST)?;
-    let record = batch
-        .iter()
-        .next()
-        .filter(|record| record.position.offset == offset);
-    Ok(
-        match record.map(|record| tally_domain::decode(record.value)) {
-            Some(Ok(event)) => event.id.to_string(),
-            Some(Err(_)) => "something that is not an event".to_owned(),
-            None => "no record".to_owned(),
-        },
-    )
+/// The id of the event in a record, or what is there instead.
+fn event_in(record: Option<OneRecord>) -> String {
+    match record.map(|record| tally_domain::decode(&record.value)) {
+        Some(Ok(event)) => event.id.to_string(),
+        Some(Err(_)) => "something that is not an event".to_owned(),
+        None => "no record".to_owned(),
+    }
 }

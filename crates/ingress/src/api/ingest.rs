@@ -12,7 +12,7 @@ use tally_domain::{
     Counters, Event, EventId, EventTime, IdempotencyKey, InteractionType, LogId, Outcome,
     Partition, Position, PositionToken, Resource, Toggles, UserId, encode,
 };
-use tally_log::{AppendError, EventLog, NewRecord};
+use tally_log::{AppendError, EventLog, NewRecord, TraceParent};
 use tally_projector::{EventFate, Mailbox, Projector};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -156,6 +156,7 @@ impl Ingest {
             partition,
             key: key.as_bytes().to_vec(),
             value: encode(&event),
+            traceparent: Some(TraceParent::of_event(id)),
         };
         let deadline = Instant::now() + self.limits.log;
         let (ack, place) = self.batches.add(id, record);
@@ -285,7 +286,10 @@ async fn word_of_log(
 fn failure(error: AppendError) -> (IngestResult, Result<Recorded, ApiError>) {
     tracing::debug!(%error, "an interaction was not acknowledged");
     let (result, error) = match error {
-        AppendError::NotWritten(_) => {
+        AppendError::NotWritten(_)
+        | AppendError::TimedOut(_)
+        | AppendError::Unauthorized(_)
+        | AppendError::TooLarge(_) => {
             (IngestResult::NotWritten, ApiError::Unavailable(NOT_WRITTEN))
         }
         AppendError::DiskFull(_) => (IngestResult::NotWritten, ApiError::Unavailable(DISK_FULL)),

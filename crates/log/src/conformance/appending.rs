@@ -121,6 +121,7 @@ pub fn records_may_be_empty_or_large(test: &dyn TestLog) {
         partition: 1,
         key,
         value,
+        traceparent: None,
     };
     let large = |len: usize| -> Vec<u8> { (0..=255).cycle().take(len).collect() };
     let mut appended = Vec::new();

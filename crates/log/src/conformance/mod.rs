@@ -115,6 +115,7 @@ fn record(partition: Partition, value: impl Into<Vec<u8>>) -> NewRecord {
         partition,
         key: format!("key {partition}").into_bytes(),
         value: value.into(),
+        traceparent: None,
     }
 }
 

@@ -102,6 +102,7 @@ impl Queue {
             partition,
             key,
             value,
+            traceparent: _,
         } in records
         {
             if *partition >= self.partitions {

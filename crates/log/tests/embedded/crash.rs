@@ -132,7 +132,7 @@ impl Model {
                         assert_eq!(self.there.insert(position, value), None);
                     }
                     Err(AppendError::FateUnknown(_)) => unknown.push(value),
-                    Err(AppendError::NotWritten(_) | AppendError::DiskFull(_)) => {
+                    Err(_) => {
                         self.never.push(value);
                     }
                 }

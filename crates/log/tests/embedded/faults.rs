@@ -349,6 +349,7 @@ fn a_callback_that_panics_does_not_stop_the_log() {
         partition: 0,
         key: Vec::new(),
         value: b"x".to_vec(),
+        traceparent: None,
     };
     log.append(vec![record], Box::new(|_| panic!("on purpose")))
         .unwrap();

@@ -70,6 +70,7 @@ pub(crate) fn try_append(
         partition: *partition,
         key: b"key".to_vec(),
         value: value.clone(),
+        traceparent: None,
     });
     let done = move |all| done.send(all).unwrap_or_default();
     log.append(records.collect(), Box::new(done))?;
