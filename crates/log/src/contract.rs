@@ -127,6 +127,9 @@ pub enum ReadError {
     /// The storage or the broker can't be reached.
     #[error("the log can't be read: {0}")]
     Unavailable(String),
+    /// Another log has come into its place. Nothing of that one is given out.
+    #[error("the log was replaced: {0}")]
+    Replaced(String),
 }
 
 /// Whether the log takes appends, for readiness.

@@ -8,6 +8,7 @@
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
 
 pub mod batch;
+mod bounds;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod contract;

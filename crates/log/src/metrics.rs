@@ -33,6 +33,10 @@ pub(crate) struct OneLog {
     pub(crate) sync_errors: IntCounter,
     pub(crate) refused: IntCounter,
     pub(crate) damage_errors: IntCounter,
+    pub(crate) timed_out: IntCounter,
+    pub(crate) unauthorized: IntCounter,
+    pub(crate) too_large: IntCounter,
+    pub(crate) fate_unknown: IntCounter,
     pub(crate) torn_bytes: IntCounter,
     pub(crate) queue_bytes: IntGauge,
     pub(crate) segments: IntGauge,
@@ -49,10 +53,10 @@ const GROUP_RECORDS: &[f64] = &[
 ];
 
 /// Makes, and registers where there is a registry.
-struct Declare<'a>(Option<&'a Registry>);
+pub(crate) struct Declare<'a>(pub(crate) Option<&'a Registry>);
 
 impl Declare<'_> {
-    fn add<C: Collector + Clone + 'static>(&self, metric: Result<C>) -> Result<C> {
+    pub(crate) fn add<C: Collector + Clone + 'static>(&self, metric: Result<C>) -> Result<C> {
         let metric = metric?;
         if let Some(registry) = self.0 {
             registry.register(Box::new(metric.clone()))?;
@@ -60,15 +64,20 @@ impl Declare<'_> {
         Ok(metric)
     }
 
-    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
+    pub(crate) fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), &["log"]))
+    pub(crate) fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<HistogramVec> {
+    pub(crate) fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<HistogramVec> {
         let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.add(HistogramVec::new(options, &["log"]))
     }
@@ -116,7 +125,8 @@ impl LogMetrics {
             errors: declare.counter(
                 "tally_log_errors_total",
                 "What went wrong, by kind: write, disk_full, sync (the log takes no appends any \
-                 more), refused (queue full), damaged (found while reading).",
+                 more), refused (queue full, brokers away), damaged (found while reading); of \
+                 Kafka timed_out, unauthorized, too_large, fate_unknown.",
                 &["log", "kind"],
             )?,
             torn_bytes: declare.counter(
@@ -127,11 +137,13 @@ impl LogMetrics {
             queue_bytes: declare.gauge(
                 "tally_log_queue_bytes",
                 "Bytes of appends that wait to be written or synced.",
+                &["log"],
             )?,
-            segments: declare.gauge("tally_log_segments", "Segment files.")?,
+            segments: declare.gauge("tally_log_segments", "Segment files.", &["log"])?,
             size_bytes: declare.gauge(
                 "tally_log_size_bytes",
                 "Bytes of the log, without the length that is only set ahead of the writer.",
+                &["log"],
             )?,
         })
     }
@@ -148,6 +160,10 @@ impl LogMetrics {
             sync_errors: error("sync"),
             refused: error("refused"),
             damage_errors: error("damaged"),
+            timed_out: error("timed_out"),
+            unauthorized: error("unauthorized"),
+            too_large: error("too_large"),
+            fate_unknown: error("fate_unknown"),
             torn_bytes: self.torn_bytes.with_label_values(&[log]),
             queue_bytes: self.queue_bytes.with_label_values(&[log]),
             segments: self.segments.with_label_values(&[log]),

@@ -59,9 +59,11 @@ fn follow(shared: &Shared, reader: &mut dyn LogReader) -> Result<(), Ended> {
                 tracing::warn!(why, "the log can't be read; trying again");
                 shared.checkpointer.pause(RETRY_WAIT);
             }
-            Err(error @ (ReadError::OutOfRange { .. } | ReadError::Damaged { .. })) => {
-                return Err(error.into());
-            }
+            Err(
+                error @ (ReadError::OutOfRange { .. }
+                | ReadError::Damaged { .. }
+                | ReadError::Replaced(_)),
+            ) => return Err(error.into()),
         }
         wait_for_checkpoint(shared)?;
     }

@@ -5,10 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{FORMAT_VERSION, GROUP_HEADER, header_bytes};
 
-/// The contract's bounds.
-pub(crate) const MAX_KEY_BYTES: usize = 64 * 1024;
-pub(crate) const MAX_VALUE_BYTES: usize = 1024 * 1024;
-
 pub(crate) const MAX_PARTITIONS: u32 = 4096;
 const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
 /// Places in a segment stay below 2^32 even where the last group goes past the end.

@@ -7,7 +7,8 @@ use parking_lot::{Condvar, Mutex};
 use tally_domain::Offset;
 
 use super::layout::record_bytes;
-use super::options::{EmbeddedOptions, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use super::options::EmbeddedOptions;
+use crate::bounds;
 use crate::contract::{AppendDone, AppendError, AppendRefused, NewRecord};
 
 /// What an append costs in memory besides its records' bytes, about.
@@ -96,40 +97,16 @@ impl Queue {
 
     /// Bytes of an append's records in a group.
     fn check(&self, records: &[NewRecord]) -> Result<usize, AppendRefused> {
-        let invalid = |what: String| Err(AppendRefused::Invalid(what));
-        let mut bytes = 0_usize;
-        for NewRecord {
-            partition,
-            key,
-            value,
-            traceparent: _,
-        } in records
-        {
-            if *partition >= self.partitions {
-                return invalid(format!(
-                    "there is no partition {partition}, the log has {}",
-                    self.partitions
-                ));
-            }
-            if key.len() > MAX_KEY_BYTES {
-                return invalid(format!(
-                    "a key of {} bytes is over the limit of {MAX_KEY_BYTES}",
-                    key.len()
-                ));
-            }
-            if value.len() > MAX_VALUE_BYTES {
-                return invalid(format!(
-                    "a value of {} bytes is over the limit of {MAX_VALUE_BYTES}",
-                    value.len()
-                ));
-            }
-            bytes = bytes.saturating_add(record_bytes(key.len(), value.len()));
-        }
+        bounds::check(records, self.partitions)?;
+        let frames = records
+            .iter()
+            .map(|record| record_bytes(record.key.len(), record.value.len()));
+        let bytes = frames.fold(0_usize, usize::saturating_add);
         if bytes > self.max_append_bytes {
-            return invalid(format!(
+            return Err(AppendRefused::Invalid(format!(
                 "{bytes} bytes in one append are over the limit of {}",
                 self.max_append_bytes
-            ));
+            )));
         }
         Ok(bytes)
     }

@@ -18,11 +18,8 @@ use super::segment::{self, FileEnd, SegmentInfo};
 use super::shared::{Shared, State};
 use super::window::Window;
 use crate::batch::Batch;
+use crate::bounds::BATCH_BYTES;
 use crate::contract::{LogReader, ReadError};
-
-/// A batch ends before the record that would take it past this, its frame's header included, so
-/// that records without a byte are bounded too.
-const BATCH_BYTES: usize = 1024 * 1024;
 
 pub(crate) struct EmbeddedReader {
     shared: Arc<Shared>,

@@ -13,14 +13,31 @@
 //!
 //! In reading order:
 //!
-//! - [`options`]: how a cluster is reached, and the bounds
+//! - [`options`]: how a cluster is reached, the bounds, and why a log can't be opened
 //! - [`properties`]: librdkafka's own settings, and those that would break a promise
 //! - [`topics`]: what our topics must be like; making, describing and checking them
+//! - `log`: the log itself, put together of
+//!   - `producer`: appends and their callbacks
+//!   - `reader`: batches, on a thread of their own
+//!   - `control`: what is asked: ends, the topic's id; and the offsets that others see
+//!   - `health`: whether log and threads work
+//! - `client`, `native`: librdkafka's clients as we set them up; what the safe wrapper lacks
+//! - `metrics`: what Prometheus sees of the clients
 
+mod client;
+mod control;
+mod health;
+mod log;
+mod metrics;
+mod native;
 pub mod options;
+mod producer;
 pub mod properties;
+mod reader;
 pub mod topics;
 
+pub use log::KafkaLog;
+pub use metrics::KafkaMetrics;
 pub use options::{KafkaOptions, OpenError};
 pub use properties::{Properties, PropertyError};
 pub use topics::{

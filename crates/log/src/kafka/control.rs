@@ -1,0 +1,285 @@
+//! What is asked of the cluster beside appending and reading: where the topic ends, whether it is
+//! still the same, and that others may see how far we are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tally_domain::{LogId, Offset, Position};
+
+use super::client::{self, Context, Said, left};
+use super::health::{Health, Pulse};
+use super::metrics::KafkaMetrics;
+use super::native::{Described, describe_topic};
+use super::options::{KafkaOptions, OpenError};
+use super::producer::kafka_partition;
+use super::topics::Topic;
+use crate::contract::ReadError;
+
+/// How long a poll waits before the thread looks what else there is to do.
+const POLL: Duration = Duration::from_millis(100);
+/// How often the cluster is asked whether the topic is there and the same.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long it may take to answer that.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How often applied offsets are committed, where they moved.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How often they are, where they did not: a group's offsets are forgotten after some days.
+const COMMIT_AGAIN_EVERY: Duration = Duration::from_secs(3_600);
+/// How long the last commit may take when a log is closed.
+const LAST_COMMIT_LIMIT: Duration = Duration::from_secs(1);
+/// How long the cluster may take to say where the topic begins or ends.
+const OFFSETS_LIMIT: Duration = Duration::from_secs(3);
+/// The pause before it is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Nothing was applied yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// One end of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    First,
+    Head,
+}
+
+/// The side of a log that asks.
+pub(super) struct Control {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    consumer: BaseConsumer<Context>,
+    topic: Topic,
+    id: LogId,
+    /// In-sync replicas that a partition needs to take records.
+    min_insync: usize,
+    said: Arc<Said>,
+    health: Arc<Health>,
+    applied: Vec<AtomicU64>,
+    ended: AtomicBool,
+}
+
+impl Control {
+    pub(super) fn start(
+        options: &KafkaOptions,
+        topic: &Topic,
+        (id, min_insync): (LogId, usize),
+        name: &str,
+        kafka: &KafkaMetrics,
+        health: Arc<Health>,
+    ) -> Result<Self, OpenError> {
+        let label = format!("{name}-control");
+        let said = Arc::new(Said::default());
+        let context = Context::new(&label, kafka.client(&label), Arc::clone(&said));
+        let config = client::control(options, &label);
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, context).map_err(client::not_made)?;
+        let shared = Arc::new(Shared {
+            consumer,
+            topic: topic.clone(),
+            id,
+            min_insync,
+            said,
+            health,
+            applied: (0..topic.partitions)
+                .map(|_| AtomicU64::new(UNKNOWN))
+                .collect(),
+            ended: AtomicBool::new(false),
+        });
+        let pulse = shared.health.watchdog.watch(&label);
+        let asking = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name(label)
+            .spawn(move || asking.run(&pulse));
+        let thread = thread.map_err(|error| OpenError::Failed {
+            doing: "start a thread".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn id(&self) -> LogId {
+        self.shared.id
+    }
+
+    /// Where every partition begins or ends, by number; it asks the cluster and waits.
+    pub(super) fn offsets(&self, end: End) -> Result<Vec<Offset>, ReadError> {
+        self.shared.offsets(end, OFFSETS_LIMIT)
+    }
+
+    /// Takes note up to where records were applied.
+    pub(super) fn applied(&self, next: &[Position]) {
+        for Position { partition, offset } in next {
+            let place = usize::try_from(*partition).unwrap_or(usize::MAX);
+            if let Some(applied) = self.shared.applied.get(place) {
+                applied.store(*offset, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, pulse: &Pulse) {
+        let mut look_at = Instant::now() + LOOK_EVERY;
+        let mut committed = vec![UNKNOWN; self.applied.len()];
+        let (mut commit_at, mut commit_again_at) = (Instant::now(), Instant::now());
+        while !self.ended.load(Ordering::Acquire) {
+            pulse.beat();
+            // Nothing is assigned, so only events come of it.
+            let _ = self.consumer.poll(POLL);
+            if Instant::now() >= look_at {
+                self.look();
+                look_at = Instant::now() + LOOK_EVERY;
+            }
+            if Instant::now() >= commit_at {
+                if Instant::now() >= commit_again_at {
+                    committed.fill(UNKNOWN);
+                    commit_again_at = Instant::now() + COMMIT_AGAIN_EVERY;
+                }
+                self.commit(&mut committed);
+                commit_at = Instant::now() + COMMIT_EVERY;
+            }
+        }
+        if self.health.is_away().is_none() && self.commit(&mut committed) {
+            let until = Instant::now() + LAST_COMMIT_LIMIT;
+            while self.consumer.context().commits_pending() && Instant::now() < until {
+                let _ = self.consumer.poll(POLL);
+            }
+        }
+    }
+
+    /// Asks whether the topic is there, the same, and takes records.
+    fn look(&self) {
+        let from = Instant::now();
+        match describe_topic(self.consumer.client(), &self.topic.name, LOOK_LIMIT) {
+            Ok(Some(described)) => self.judge(&described),
+            Ok(None) => self.health.answers(Some(format!(
+                "topic {} is not there; it was deleted, or this broker does not know it yet",
+                self.topic.name
+            ))),
+            Err((_, why)) => {
+                // What a connection said is plainer than that a request timed out.
+                let said = self.said.since(from).map(|(_, why)| why);
+                self.health.away(said.unwrap_or(why));
+            }
+        }
+    }
+
+    fn judge(&self, described: &Described) {
+        let name = &self.topic.name;
+        if described.id != self.id {
+            self.health.fail(format!(
+                "topic {name} was deleted and made again: it is another log now, and the state is not of it"
+            ));
+            return;
+        }
+        let count = described.partitions.len();
+        if u32::try_from(count) != Ok(self.topic.partitions) {
+            self.health.fail(format!(
+                "topic {name} has {count} partitions now, not {}: keys have other places in it",
+                self.topic.partitions
+            ));
+            return;
+        }
+        let unfit = described.partitions.iter().find_map(|partition| {
+            let number = partition.partition;
+            let in_sync = partition.in_sync.len();
+            match partition.leader {
+                None => Some(format!("partition {number} of topic {name} has no leader")),
+                Some(_) if in_sync < self.min_insync => Some(format!(
+                    "partition {number} of topic {name} has {in_sync} in-sync replicas, and needs {}",
+                    self.min_insync
+                )),
+                Some(_) => None,
+            }
+        });
+        self.health.answers(unfit);
+    }
+
+    /// Commits what was applied since; whether there was anything.
+    fn commit(&self, committed: &mut [u64]) -> bool {
+        let mut list = TopicPartitionList::new();
+        for ((partition, applied), committed) in (0..).zip(&self.applied).zip(committed) {
+            let applied = applied.load(Ordering::Relaxed);
+            if applied == *committed {
+                continue;
+            }
+            *committed = applied;
+            let Ok(offset) = i64::try_from(applied) else {
+                continue;
+            };
+            let (name, partition) = (&self.topic.name, kafka_partition(partition));
+            // An offset that fits is valid.
+            let _ = list.add_partition_offset(name, partition, rdkafka::Offset::Offset(offset));
+        }
+        if list.count() == 0 {
+            return false;
+        }
+        self.consumer.context().commit_begins();
+        match self.consumer.commit(&list, CommitMode::Async) {
+            Ok(()) => true,
+            Err(error) => {
+                self.consumer.context().commit_ended(Err(&error));
+                false
+            }
+        }
+    }
+
+    fn offsets(&self, end: End, limit: Duration) -> Result<Vec<Offset>, ReadError> {
+        if let Some(why) = self.health.is_away() {
+            return Err(ReadError::Unavailable(why));
+        }
+        let until = Instant::now() + limit;
+        loop {
+            match self.ask_offsets(end, left(until)) {
+                Ok(offsets) => return Ok(offsets),
+                Err(error) if Instant::now() + RETRY_PAUSE >= until => {
+                    return Err(ReadError::Unavailable(error.to_string()));
+                }
+                // A leader moves, or a broker starts.
+                Err(_) => thread::sleep(RETRY_PAUSE),
+            }
+        }
+    }
+
+    fn ask_offsets(&self, end: End, limit: Duration) -> Result<Vec<Offset>, KafkaError> {
+        let which = match end {
+            End::First => rdkafka::Offset::Beginning,
+            End::Head => rdkafka::Offset::End,
+        };
+        let mut asked = TopicPartitionList::new();
+        for partition in 0..self.topic.partitions {
+            asked.add_partition_offset(&self.topic.name, kafka_partition(partition), which)?;
+        }
+        let answered = self.consumer.offsets_for_times(asked, limit)?;
+        let mut offsets = Vec::with_capacity(self.applied.len());
+        for element in answered.elements() {
+            element.error()?;
+            let rdkafka::Offset::Offset(offset) = element.offset() else {
+                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+            };
+            offsets.push(Offset::try_from(offset).unwrap_or(0));
+        }
+        Ok(offsets)
+    }
+}

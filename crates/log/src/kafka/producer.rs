@@ -1,0 +1,521 @@
+//! Appends: into librdkafka's producer, and back by its delivery reports.
+//!
+//! One thread polls a producer; delivery reports are handled and callbacks are called there. Our
+//! own bound on what waits is met before librdkafka's, so an append is refused whole or taken whole.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use prometheus::Histogram;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::statistics::Statistics;
+use tally_domain::{Offset, Partition};
+
+use super::client::{self, Context};
+use super::health::{Health, Pulse};
+use super::metrics::KafkaMetrics;
+use super::native::{Persisted, persisted};
+use super::options::{KafkaOptions, OpenError};
+use super::topics::Topic;
+use crate::bounds;
+use crate::contract::{AppendDone, AppendError, AppendRefused, NewRecord};
+use crate::metrics::OneLog;
+
+/// How long a poll waits for delivery reports before the thread looks what else there is.
+const POLL: Duration = Duration::from_millis(50);
+/// What an append costs in memory besides its records' bytes, about.
+const RECORD_OVERHEAD: usize = 256;
+/// How long the drop of a log waits until everybody was told.
+const DROP_LIMIT: Duration = Duration::from_secs(5);
+
+/// The appending side of a log.
+pub(super) struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    topic: Topic,
+    name: String,
+    options: KafkaOptions,
+    headers: OwnedHeaders,
+    metrics: OneLog,
+    kafka: KafkaMetrics,
+    delivery: Histogram,
+    health: Arc<Health>,
+    queue: Mutex<Queue>,
+    drained: Condvar,
+    /// The one that appends go to; another after an error that it can't recover from.
+    current: RwLock<Arc<BaseProducer<Delivery>>>,
+    /// Appends that are done, to be told on a thread of ours.
+    untold: Mutex<Vec<Arc<Append>>>,
+    /// The threads that call back.
+    pollers: Mutex<Vec<ThreadId>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: usize,
+    records: usize,
+    appends: usize,
+    waiting_since: Option<Instant>,
+    closed: Option<String>,
+    /// Whether what waits is to be given up.
+    abandoned: bool,
+    /// Whether the threads are to end.
+    ended: bool,
+    /// The first error of an append that failed after the log was closed.
+    unfinished: Option<AppendError>,
+}
+
+/// One append on its way.
+struct Append {
+    shared: Arc<Shared>,
+    cost: usize,
+    began: Instant,
+    left: AtomicU64,
+    results: Mutex<Vec<Result<Offset, AppendError>>>,
+    done: Mutex<Option<AppendDone>>,
+}
+
+/// Which record of which append a message is.
+pub(super) struct Slot {
+    append: Arc<Append>,
+    place: usize,
+}
+
+/// Takes what a producer says.
+struct Delivery {
+    context: Context,
+    /// Something happened that this producer can't recover from.
+    fatal: AtomicBool,
+    /// By partition: the offset after the last that was acknowledged.
+    next: Vec<AtomicU64>,
+}
+
+impl ClientContext for Delivery {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.context.log(level, facility, line);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.context.stats(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.fatal.store(true, Ordering::Release);
+        }
+        self.context.error(error, reason);
+    }
+}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = Box<Slot>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
+        let shared = &slot.append.shared;
+        let result = match result {
+            Ok(message) => {
+                shared.health.delivered();
+                self.acknowledged(shared, message.partition(), message.offset())
+            }
+            Err((error, message)) => {
+                let error = not_acknowledged(error, persisted(message));
+                shared.failed(&error);
+                Err(error)
+            }
+        };
+        slot.append.set(slot.place, result);
+    }
+}
+
+impl Delivery {
+    /// The offset of an acknowledged record, where it can be believed.
+    fn acknowledged(
+        &self,
+        shared: &Shared,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Offset, AppendError> {
+        let Ok(offset) = Offset::try_from(offset) else {
+            // A retry that the broker knew already is acknowledged without its place.
+            let why = "it is acknowledged without its offset".to_owned();
+            return Err(AppendError::FateUnknown(why));
+        };
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        let before = self
+            .next
+            .get(place)
+            .map_or(0, |next| next.fetch_max(offset + 1, Ordering::Relaxed));
+        if offset >= before {
+            return Ok(offset);
+        }
+        let why = format!(
+            "partition {partition} of topic {} acknowledged offset {offset} after {before}: the topic was deleted and made again, or lost records that it had acknowledged",
+            shared.topic.name
+        );
+        shared.health.fail(why.clone());
+        Err(AppendError::FateUnknown(why))
+    }
+}
+
+/// What a failed delivery means.
+fn not_acknowledged(error: &KafkaError, persisted: Persisted) -> AppendError {
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+    let why = code.to_string();
+    if persisted == Persisted::Perhaps {
+        return AppendError::FateUnknown(why);
+    }
+    if code == RDKafkaErrorCode::MessageTimedOut {
+        AppendError::TimedOut("no broker took it within kafka.delivery_timeout".to_owned())
+    } else if [
+        RDKafkaErrorCode::TopicAuthorizationFailed,
+        RDKafkaErrorCode::ClusterAuthorizationFailed,
+    ]
+    .contains(&code)
+    {
+        AppendError::Unauthorized(why)
+    } else if code == RDKafkaErrorCode::MessageSizeTooLarge {
+        AppendError::TooLarge(format!("{why}; raise the topic's max.message.bytes"))
+    } else {
+        AppendError::NotWritten(why)
+    }
+}
+
+impl Append {
+    /// Notes what became of a record; the last one tells.
+    fn set(&self, place: usize, result: Result<Offset, AppendError>) {
+        if let Some(to) = self.results.lock().get_mut(place) {
+            *to = result;
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        let results = std::mem::take(&mut *self.results.lock());
+        let Some(done) = self.done.lock().take() else {
+            return;
+        };
+        self.shared.finished(self, &results);
+        if catch_unwind(AssertUnwindSafe(|| done(results))).is_err() {
+            tracing::error!(log = self.shared.name, "a callback of an append panicked");
+        }
+        self.shared.told();
+    }
+}
+
+impl Shared {
+    fn failed(&self, error: &AppendError) {
+        let metric = match error {
+            AppendError::NotWritten(_) | AppendError::DiskFull(_) => &self.metrics.write_errors,
+            AppendError::TimedOut(_) => &self.metrics.timed_out,
+            AppendError::Unauthorized(_) => &self.metrics.unauthorized,
+            AppendError::TooLarge(_) => &self.metrics.too_large,
+            AppendError::FateUnknown(_) => &self.metrics.fate_unknown,
+        };
+        metric.inc();
+        self.health.trouble(error.to_string());
+    }
+
+    /// Frees an append's place in the queue and counts it.
+    fn finished(&self, append: &Append, results: &[Result<Offset, AppendError>]) {
+        let good = results.iter().filter(|result| result.is_ok()).count();
+        self.metrics
+            .appended_records
+            .inc_by(u64::try_from(good).unwrap_or(u64::MAX));
+        if good == results.len() {
+            let bytes = append.cost.saturating_sub(results.len() * RECORD_OVERHEAD);
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.metrics.appended_bytes.inc_by(bytes);
+        }
+        self.delivery.observe(append.began.elapsed().as_secs_f64());
+        let mut queue = self.queue.lock();
+        queue.bytes = queue.bytes.saturating_sub(append.cost);
+        queue.records = queue.records.saturating_sub(results.len());
+        queue.waiting_since = (queue.records > 0).then(Instant::now);
+        self.metrics
+            .queue_bytes
+            .set(i64::try_from(queue.bytes).unwrap_or(i64::MAX));
+        if queue.closed.is_some()
+            && let Some(Err(error)) = results.iter().find(|result| result.is_err())
+        {
+            queue.unfinished.get_or_insert(error.clone());
+        }
+    }
+
+    /// An append's callback has returned.
+    fn told(&self) {
+        let mut queue = self.queue.lock();
+        queue.appends = queue.appends.saturating_sub(1);
+        if queue.appends == 0 {
+            self.drained.notify_all();
+        }
+    }
+
+    fn admit(&self, records: usize, cost: usize) -> Result<(), AppendRefused> {
+        let mut queue = self.queue.lock();
+        if let Some(why) = &queue.closed {
+            return Err(AppendRefused::Closed(why.clone()));
+        }
+        // Something always fits into an empty queue, so that no append is refused for ever.
+        let bytes = queue.bytes.saturating_add(cost);
+        let many = queue.records.saturating_add(records);
+        if queue.records > 0
+            && (bytes > self.options.max_queue_bytes || many > self.options.max_queue_records)
+        {
+            self.metrics.refused.inc();
+            return Err(AppendRefused::QueueFull {
+                queued_bytes: queue.bytes,
+            });
+        }
+        queue.bytes = bytes;
+        queue.records = many;
+        queue.appends += 1;
+        queue.waiting_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn send(&self, client: &BaseProducer<Delivery>, record: &NewRecord, slot: Slot) {
+        let mut headers = self.headers.clone();
+        if let Some(trace) = &record.traceparent {
+            headers = headers.insert(Header {
+                key: "traceparent",
+                value: Some(trace.as_str()),
+            });
+        }
+        let message = BaseRecord::with_opaque_to(&self.topic.name, Box::new(slot))
+            .partition(i32::try_from(record.partition).unwrap_or(i32::MAX))
+            .key(&record.key)
+            .payload(&record.value)
+            .headers(headers);
+        let Err((error, message)) = client.send(message) else {
+            return;
+        };
+        let error = not_acknowledged(&error, Persisted::No);
+        self.failed(&error);
+        let Slot { append, place } = *message.delivery_opaque;
+        if let Some(to) = append.results.lock().get_mut(place) {
+            *to = Err(error);
+        }
+        if append.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Never on the thread that appends.
+            self.untold.lock().push(append);
+        }
+    }
+
+    /// Makes a producer and the thread that polls it.
+    fn start(self: &Arc<Self>, client: Arc<BaseProducer<Delivery>>) -> std::io::Result<()> {
+        let thread = format!("{}-producer", self.name);
+        let pulse = self.health.watchdog.watch(&thread);
+        let shared = Arc::clone(self);
+        thread::Builder::new()
+            .name(thread)
+            .spawn(move || shared.poll(client, &pulse))
+            .map(drop)
+    }
+
+    fn poll(self: Arc<Self>, client: Arc<BaseProducer<Delivery>>, pulse: &Pulse) {
+        self.pollers.lock().push(thread::current().id());
+        let mut purged = false;
+        loop {
+            pulse.beat();
+            client.poll(POLL);
+            for append in std::mem::take(&mut *self.untold.lock()) {
+                append.tell();
+            }
+            let (abandoned, ended) = {
+                let queue = self.queue.lock();
+                (queue.abandoned, queue.ended)
+            };
+            if abandoned && !std::mem::replace(&mut purged, true) {
+                client.purge(PurgeConfig::default().queue().inflight());
+            }
+            let current = Arc::ptr_eq(&client, &self.current.read());
+            if current && !ended && client.context().fatal.load(Ordering::Acquire) {
+                self.renew(&client);
+            }
+            let idle = client.in_flight_count() == 0 && self.untold.lock().is_empty();
+            if idle && (ended || !current) {
+                break;
+            }
+        }
+        let own = thread::current().id();
+        self.pollers.lock().retain(|poller| *poller != own);
+    }
+
+    /// Puts a new producer into the place of one that is lost. What the old one has comes back from
+    /// it.
+    fn renew(self: &Arc<Self>, lost: &BaseProducer<Delivery>) {
+        let why = lost.client().fatal_error().map(|(_, why)| why);
+        tracing::error!(
+            log = self.name,
+            why,
+            "the producer is lost; a new one takes its place"
+        );
+        let made = make_client(&self.options, &self.topic, &self.name, &self.kafka);
+        match made {
+            Ok(client) => {
+                let client = Arc::new(client);
+                if let Err(error) = self.start(Arc::clone(&client)) {
+                    tracing::error!(%error, "the new producer's thread can't be started");
+                    return;
+                }
+                *self.current.write() = client;
+                self.kafka.renewed.with_label_values(&[&self.name]).inc();
+            }
+            Err(error) => tracing::error!(%error, "a new producer can't be made; trying again"),
+        }
+    }
+}
+
+fn make_client(
+    options: &KafkaOptions,
+    topic: &Topic,
+    name: &str,
+    kafka: &KafkaMetrics,
+) -> Result<BaseProducer<Delivery>, OpenError> {
+    let label = format!("{name}-producer");
+    let context = Context::new(&label, kafka.client(&label), Arc::default());
+    let delivery = Delivery {
+        context,
+        fatal: AtomicBool::new(false),
+        next: (0..topic.partitions).map(|_| AtomicU64::new(0)).collect(),
+    };
+    let config = client::producer(options, &label);
+    BaseProducer::from_config_and_context(&config, delivery).map_err(client::not_made)
+}
+
+impl Producer {
+    pub(super) fn start(
+        options: &KafkaOptions,
+        topic: &Topic,
+        name: &str,
+        metrics: OneLog,
+        kafka: &KafkaMetrics,
+        health: Arc<Health>,
+    ) -> Result<Self, OpenError> {
+        let client = Arc::new(make_client(options, topic, name, kafka)?);
+        let shared = Arc::new(Shared {
+            topic: topic.clone(),
+            name: name.to_owned(),
+            options: options.clone(),
+            headers: headers(topic),
+            metrics,
+            kafka: kafka.clone(),
+            delivery: kafka.delivery(name),
+            health,
+            queue: Mutex::default(),
+            drained: Condvar::new(),
+            current: RwLock::new(Arc::clone(&client)),
+            untold: Mutex::default(),
+            pollers: Mutex::default(),
+        });
+        shared.start(client).map_err(|error| OpenError::Failed {
+            doing: "start the producer's thread".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(Self { shared })
+    }
+
+    pub(super) fn append(
+        &self,
+        records: Vec<NewRecord>,
+        done: AppendDone,
+    ) -> Result<(), AppendRefused> {
+        let shared = &self.shared;
+        let bytes = bounds::check(&records, shared.topic.partitions)?;
+        if let Some(refused) = shared.health.refuses() {
+            shared.metrics.refused.inc();
+            return Err(refused);
+        }
+        let cost = bytes.saturating_add(records.len() * RECORD_OVERHEAD);
+        shared.admit(records.len(), cost)?;
+        let unsaid = || AppendError::FateUnknown("nothing was said of it".to_owned());
+        let append = Arc::new(Append {
+            shared: Arc::clone(shared),
+            cost,
+            began: Instant::now(),
+            left: AtomicU64::new(u64::try_from(records.len()).unwrap_or(u64::MAX)),
+            results: Mutex::new(records.iter().map(|_| Err(unsaid())).collect()),
+            done: Mutex::new(Some(done)),
+        });
+        if records.is_empty() {
+            shared.untold.lock().push(append);
+            return Ok(());
+        }
+        let client = shared.current.read();
+        for (place, record) in records.iter().enumerate() {
+            let append = Arc::clone(&append);
+            shared.send(&client, record, Slot { append, place });
+        }
+        Ok(())
+    }
+
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        let since = self.shared.queue.lock().waiting_since;
+        since.map(|since| since.elapsed())
+    }
+
+    pub(super) fn close(&self, deadline: Duration) -> Result<(), AppendError> {
+        let shared = &self.shared;
+        let mut queue = shared.queue.lock();
+        queue
+            .closed
+            .get_or_insert_with(|| "it was closed".to_owned());
+        let busy = |queue: &mut Queue| queue.appends > 0;
+        let waited = shared.drained.wait_while_for(&mut queue, busy, deadline);
+        if waited.timed_out() {
+            let why = format!("the log could not finish within {deadline:?}");
+            return Err(AppendError::FateUnknown(why));
+        }
+        queue.ended = true;
+        queue.unfinished.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        let mut queue = shared.queue.lock();
+        queue
+            .closed
+            .get_or_insert_with(|| "it was dropped".to_owned());
+        queue.abandoned = true;
+        queue.ended = true;
+        // A callback may drop the last handle, on the thread that calls back.
+        if !shared.pollers.lock().contains(&thread::current().id()) {
+            let busy = |queue: &mut Queue| queue.appends > 0;
+            shared.drained.wait_while_for(&mut queue, busy, DROP_LIMIT);
+        }
+    }
+}
+
+/// What every record of a topic says of itself, as the documents in `docs/` have it.
+fn headers(topic: &Topic) -> OwnedHeaders {
+    let version = topic.kind.schema_version().to_string();
+    OwnedHeaders::new_with_capacity(3)
+        .insert(Header {
+            key: "content-type",
+            value: Some("application/json"),
+        })
+        .insert(Header {
+            key: "schema-version",
+            value: Some(&version),
+        })
+}
+
+/// Every partition of ours is one of Kafka's.
+#[must_use]
+pub(super) fn kafka_partition(partition: Partition) -> i32 {
+    i32::try_from(partition).unwrap_or(i32::MAX)
+}
