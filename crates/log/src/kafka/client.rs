@@ -32,7 +32,11 @@ pub(super) struct Said {
 
 impl Said {
     fn note(&self, code: RDKafkaErrorCode, why: &str) {
-        *self.last.lock() = Some((Instant::now(), code, why.to_owned()));
+        let mut last = self.last.lock();
+        // That all are down says less than what the last of them said.
+        if code != RDKafkaErrorCode::AllBrokersDown || last.is_none() {
+            *last = Some((Instant::now(), code, why.to_owned()));
+        }
     }
 
     /// The last error since `then`.
@@ -211,20 +215,25 @@ pub(super) fn reader(options: &KafkaOptions, label: &str) -> ClientConfig {
     config
 }
 
-/// Why a client could not be made, in words that show no value.
-pub(super) fn not_made(error: KafkaError) -> OpenError {
-    if let KafkaError::ClientConfig(_, why, name, value) = error {
-        // The library quotes the value, which may be a secret.
-        let why = if value.is_empty() {
-            why
+/// Why a client could not be made. The library quotes values, and some are secrets: the property
+/// is named instead.
+pub(super) fn not_made(options: &KafkaOptions) -> impl Fn(KafkaError) -> OpenError + '_ {
+    move |error| {
+        let text = error.to_string();
+        let (named, why) = if let KafkaError::ClientConfig(_, why, name, _) = error {
+            (Some(name), why)
         } else {
-            why.replace(&value, "***")
+            (None, text)
         };
-        return PropertyError { name, why }.into();
-    }
-    OpenError::Failed {
-        doing: "make a client".to_owned(),
-        why: error.to_string(),
+        let quoted = options.properties.quoted_in(&why);
+        let why = options.properties.without_values(why);
+        match named.or_else(|| quoted.map(str::to_owned)) {
+            Some(name) => PropertyError { name, why }.into(),
+            None => OpenError::Failed {
+                doing: "make a client".to_owned(),
+                why,
+            },
+        }
     }
 }
 

@@ -10,12 +10,13 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use tally_domain::{LogId, Offset, Position};
 
 use super::client::{self, Context, Said, left};
 use super::health::{Health, Pulse};
 use super::metrics::KafkaMetrics;
-use super::native::{Described, describe_topic};
+use super::native::describe_topic;
 use super::options::{KafkaOptions, OpenError};
 use super::producer::kafka_partition;
 use super::topics::Topic;
@@ -23,10 +24,14 @@ use crate::contract::ReadError;
 
 /// How long a poll waits before the thread looks what else there is to do.
 const POLL: Duration = Duration::from_millis(100);
-/// How often the cluster is asked whether the topic is there and the same.
+/// How often the cluster is asked whether the topic is there and takes records.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to answer that.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How often it is asked whether the topic is still the same.
+const IDENTIFY_EVERY: Duration = Duration::from_secs(2);
+/// How long it may take to answer that.
+const IDENTIFY_LIMIT: Duration = Duration::from_secs(1);
 /// How often applied offsets are committed, where they moved.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How often they are, where they did not: a group's offsets are forgotten after some days.
@@ -79,8 +84,8 @@ impl Control {
         let said = Arc::new(Said::default());
         let context = Context::new(&label, kafka.client(&label), Arc::clone(&said));
         let config = client::control(options, &label);
-        let consumer =
-            BaseConsumer::from_config_and_context(&config, context).map_err(client::not_made)?;
+        let consumer = BaseConsumer::from_config_and_context(&config, context)
+            .map_err(client::not_made(options))?;
         let shared = Arc::new(Shared {
             consumer,
             topic: topic.clone(),
@@ -117,6 +122,13 @@ impl Control {
         self.shared.offsets(end, OFFSETS_LIMIT)
     }
 
+    /// Why the log is no longer the one that was opened, where it is not; it asks the cluster.
+    pub(super) fn replaced(&self) -> Option<String> {
+        self.shared.look();
+        self.shared.identify();
+        self.shared.health.failed()
+    }
+
     /// Takes note up to where records were applied.
     pub(super) fn applied(&self, next: &[Position]) {
         for Position { partition, offset } in next {
@@ -141,6 +153,7 @@ impl Drop for Control {
 impl Shared {
     fn run(&self, pulse: &Pulse) {
         let mut look_at = Instant::now() + LOOK_EVERY;
+        let mut identify_at = Instant::now() + IDENTIFY_EVERY;
         let mut committed = vec![UNKNOWN; self.applied.len()];
         let (mut commit_at, mut commit_again_at) = (Instant::now(), Instant::now());
         while !self.ended.load(Ordering::Acquire) {
@@ -150,6 +163,10 @@ impl Shared {
             if Instant::now() >= look_at {
                 self.look();
                 look_at = Instant::now() + LOOK_EVERY;
+            }
+            if Instant::now() >= identify_at {
+                self.identify();
+                identify_at = Instant::now() + IDENTIFY_EVERY;
             }
             if Instant::now() >= commit_at {
                 if Instant::now() >= commit_again_at {
@@ -168,32 +185,29 @@ impl Shared {
         }
     }
 
-    /// Asks whether the topic is there, the same, and takes records.
+    /// Asks whether the topic is there and takes records.
     fn look(&self) {
         let from = Instant::now();
-        match describe_topic(self.consumer.client(), &self.topic.name, LOOK_LIMIT) {
-            Ok(Some(described)) => self.judge(&described),
-            Ok(None) => self.health.answers(Some(format!(
-                "topic {} is not there; it was deleted, or this broker does not know it yet",
-                self.topic.name
+        let name = &self.topic.name;
+        let asked = self.consumer.fetch_metadata(Some(name), LOOK_LIMIT);
+        let topics = asked.as_ref().map(Metadata::topics);
+        let topic = topics.map(|topics| topics.iter().find(|topic| topic.name() == name));
+        match topic {
+            Ok(Some(topic)) if topic.error().is_none() => self.judge(topic),
+            Ok(Some(_) | None) => self.health.answers(Some(format!(
+                "topic {name} is not there; it was deleted, or this broker does not know it yet"
             ))),
-            Err((_, why)) => {
+            Err(error) => {
                 // What a connection said is plainer than that a request timed out.
                 let said = self.said.since(from).map(|(_, why)| why);
-                self.health.away(said.unwrap_or(why));
+                self.health.away(said.unwrap_or_else(|| error.to_string()));
             }
         }
     }
 
-    fn judge(&self, described: &Described) {
-        let name = &self.topic.name;
-        if described.id != self.id {
-            self.health.fail(format!(
-                "topic {name} was deleted and made again: it is another log now, and the state is not of it"
-            ));
-            return;
-        }
-        let count = described.partitions.len();
+    fn judge(&self, topic: &MetadataTopic) {
+        let (name, partitions) = (topic.name(), topic.partitions());
+        let count = partitions.len();
         if u32::try_from(count) != Ok(self.topic.partitions) {
             self.health.fail(format!(
                 "topic {name} has {count} partitions now, not {}: keys have other places in it",
@@ -201,19 +215,33 @@ impl Shared {
             ));
             return;
         }
-        let unfit = described.partitions.iter().find_map(|partition| {
-            let number = partition.partition;
-            let in_sync = partition.in_sync.len();
-            match partition.leader {
-                None => Some(format!("partition {number} of topic {name} has no leader")),
-                Some(_) if in_sync < self.min_insync => Some(format!(
+        let unfit = partitions.iter().find_map(|partition| {
+            let (number, in_sync) = (partition.id(), partition.isr().len());
+            if partition.leader() < 0 {
+                return Some(format!("partition {number} of topic {name} has no leader"));
+            }
+            (in_sync < self.min_insync).then(|| {
+                format!(
                     "partition {number} of topic {name} has {in_sync} in-sync replicas, and needs {}",
                     self.min_insync
-                )),
-                Some(_) => None,
-            }
+                )
+            })
         });
         self.health.answers(unfit);
+    }
+
+    /// Asks whether the topic is the one that was opened. That a broker can't say it now means
+    /// nothing.
+    fn identify(&self) {
+        let described = describe_topic(self.consumer.client(), &self.topic.name, IDENTIFY_LIMIT);
+        if let Ok(Some(described)) = described
+            && described.id != self.id
+        {
+            self.health.fail(format!(
+                "topic {} was deleted and made again: it is another log now, and the state is not of it",
+                self.topic.name
+            ));
+        }
     }
 
     /// Commits what was applied since; whether there was anything.

@@ -1,11 +1,12 @@
 //! A topic as a log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tally_domain::{Offset, Position};
+use tally_domain::{Offset, Partition, Position};
 
 use super::client::{self, Context};
 use super::control::{Control, End};
@@ -96,7 +97,7 @@ impl KafkaLog {
         Ok((log, findings))
     }
 
-    fn start(
+    pub(super) fn start(
         options: &KafkaOptions,
         topic: &Topic,
         name: &str,
@@ -118,6 +119,16 @@ impl KafkaLog {
             health,
             readers: AtomicU32::new(0),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn break_producer(&self, why: &std::ffi::CStr) {
+        self.producer.break_it(why);
+    }
+
+    #[cfg(test)]
+    pub(super) fn renewed_producers(&self) -> u64 {
+        self.kafka.renewed.with_label_values(&[&self.name]).get()
     }
 
     fn start_reader(&self, from: &[Position]) -> Result<KafkaReader, ReadError> {
@@ -207,7 +218,17 @@ impl EventLog for KafkaLog {
             return Ok(found);
         }
         self.check_range(positions)?;
-        let mut reader = self.start_reader(positions)?;
+        // A partition is read from the lowest of its positions.
+        let mut lowest: BTreeMap<Partition, Offset> = BTreeMap::new();
+        for Position { partition, offset } in positions.iter().copied() {
+            let first = lowest.entry(partition).or_insert(offset);
+            *first = offset.min(*first);
+        }
+        let from: Vec<Position> = lowest
+            .into_iter()
+            .map(|(partition, offset)| Position { partition, offset })
+            .collect();
+        let mut reader = self.start_reader(&from)?;
         let mut batch = Batch::new();
         let until = Instant::now() + RECORDS_LIMIT;
         let passed = |reader: &KafkaReader, wanted: &Position| {

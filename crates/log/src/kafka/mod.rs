@@ -34,6 +34,8 @@ pub mod options;
 mod producer;
 pub mod properties;
 mod reader;
+#[cfg(test)]
+mod tests;
 pub mod topics;
 
 pub use log::KafkaLog;

@@ -45,6 +45,14 @@ pub(super) fn persisted(message: &BorrowedMessage<'_>) -> Persisted {
     }
 }
 
+/// Ends a producer as an error does that it can't recover from.
+#[cfg(test)]
+pub(super) fn break_producer<C: ClientContext>(client: &Client<C>, why: &CStr) {
+    let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    // SAFETY: the client is valid, and the text is copied.
+    unsafe { sys::rd_kafka_test_fatal_error(client.native_ptr(), code, why.as_ptr()) };
+}
+
 /// A librdkafka queue, given back when it is dropped.
 struct Queue(NonNull<sys::rd_kafka_queue_t>);
 

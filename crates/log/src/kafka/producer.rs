@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -94,8 +94,6 @@ pub(super) struct Slot {
 /// Takes what a producer says.
 struct Delivery {
     context: Context,
-    /// Something happened that this producer can't recover from.
-    fatal: AtomicBool,
     /// By partition: the offset after the last that was acknowledged.
     next: Vec<AtomicU64>,
 }
@@ -110,9 +108,6 @@ impl ClientContext for Delivery {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.fatal.store(true, Ordering::Release);
-        }
         self.context.error(error, reason);
     }
 }
@@ -341,8 +336,12 @@ impl Shared {
                 client.purge(PurgeConfig::default().queue().inflight());
             }
             let current = Arc::ptr_eq(&client, &self.current.read());
-            if current && !ended && client.context().fatal.load(Ordering::Acquire) {
-                self.renew(&client);
+            if current
+                && !ended
+                && let Some((code, why)) = client.client().fatal_error()
+            {
+                tracing::error!(log = self.name, %code, why, "the producer is lost");
+                self.renew();
             }
             let idle = client.in_flight_count() == 0 && self.untold.lock().is_empty();
             if idle && (ended || !current) {
@@ -355,13 +354,7 @@ impl Shared {
 
     /// Puts a new producer into the place of one that is lost. What the old one has comes back from
     /// it.
-    fn renew(self: &Arc<Self>, lost: &BaseProducer<Delivery>) {
-        let why = lost.client().fatal_error().map(|(_, why)| why);
-        tracing::error!(
-            log = self.name,
-            why,
-            "the producer is lost; a new one takes its place"
-        );
+    fn renew(self: &Arc<Self>) {
         let made = make_client(&self.options, &self.topic, &self.name, &self.kafka);
         match made {
             Ok(client) => {
@@ -388,11 +381,10 @@ fn make_client(
     let context = Context::new(&label, kafka.client(&label), Arc::default());
     let delivery = Delivery {
         context,
-        fatal: AtomicBool::new(false),
         next: (0..topic.partitions).map(|_| AtomicU64::new(0)).collect(),
     };
     let config = client::producer(options, &label);
-    BaseProducer::from_config_and_context(&config, delivery).map_err(client::not_made)
+    BaseProducer::from_config_and_context(&config, delivery).map_err(client::not_made(options))
 }
 
 impl Producer {
@@ -459,6 +451,12 @@ impl Producer {
             shared.send(&client, record, Slot { append, place });
         }
         Ok(())
+    }
+
+    /// What librdkafka does where a producer can't go on.
+    #[cfg(test)]
+    pub(super) fn break_it(&self, why: &std::ffi::CStr) {
+        super::native::break_producer(self.shared.current.read().client(), why);
     }
 
     pub(super) fn stalled_for(&self) -> Option<Duration> {

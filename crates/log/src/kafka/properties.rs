@@ -133,6 +133,19 @@ impl Properties {
         Ok(Self(properties))
     }
 
+    /// The property whose value a text quotes.
+    pub(crate) fn quoted_in(&self, text: &str) -> Option<&str> {
+        let mut set = self.iter();
+        let quoted = |(_, value): &(&str, &str)| !value.is_empty() && text.contains(value);
+        set.find(quoted).map(|(name, _)| name)
+    }
+
+    /// A text without any property's value.
+    pub(crate) fn without_values(&self, text: String) -> String {
+        let values = self.0.values().filter(|value| !value.is_empty());
+        values.fold(text, |text, value| text.replace(value, "***"))
+    }
+
     /// Names and values. Never log them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0

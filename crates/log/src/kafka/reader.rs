@@ -304,7 +304,9 @@ impl Fetch {
         let topic = &self.topic;
         if let Some((partition, offset)) = at.filter(|_| ends_reading(code)) {
             tracing::error!(topic, partition, offset, %code, why, "a partition is read no further");
-            let error = if code == RDKafkaErrorCode::BadMessage {
+            let error = if let Some(why) = self.control.replaced() {
+                ReadError::Replaced(why)
+            } else if code == RDKafkaErrorCode::BadMessage {
                 ReadError::Damaged {
                     place: format!(
                         "offset {offset} or after of partition {partition} of topic {topic}"

@@ -280,7 +280,7 @@ impl Cluster {
     fn new(options: &KafkaOptions) -> Result<Self, OpenError> {
         let said = Arc::new(Said::default());
         let consumer = BaseConsumer::from_config_and_context(&admin(options), context(&said)?)
-            .map_err(client::not_made)?;
+            .map_err(client::not_made(options))?;
         Ok(Self {
             options: options.clone(),
             consumer,
@@ -390,7 +390,7 @@ impl Cluster {
     ) -> Result<T, OpenError> {
         let admin =
             AdminClient::from_config_and_context(&admin(&self.options), context(&self.said)?);
-        let admin = admin.map_err(client::not_made)?;
+        let admin = admin.map_err(client::not_made(&self.options))?;
         let limits = AdminOptions::new()
             .request_timeout(Some(ASK_LIMIT))
             .operation_timeout(Some(ASK_LIMIT));

@@ -47,7 +47,9 @@ fn outcome(disk: &SimDisk) -> Result<Contents, Damage> {
                 what,
             }
         }
-        ReadError::OutOfRange { .. } | ReadError::Unavailable(_) => panic!("{error}"),
+        ReadError::OutOfRange { .. } | ReadError::Unavailable(_) | ReadError::Replaced(_) => {
+            panic!("{error}")
+        }
     })
 }
 

@@ -2,6 +2,12 @@
 //! `TALLY_TEST_KAFKA` names; and what only Kafka can do to it.
 
 #[cfg(test)]
+mod appending;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod opening;
+#[cfg(test)]
+mod reading;
 #[cfg(test)]
 mod support;

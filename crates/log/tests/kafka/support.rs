@@ -1,20 +1,22 @@
 //! What the tests of the Kafka log share.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tally_domain::LogId;
-use tally_log::LogMetrics;
+use tally_domain::{LogId, Offset as LogOffset, Partition, Position};
+use tally_log::conformance::PATIENCE;
 use tally_log::kafka::{
     Cluster, KafkaLog, KafkaMetrics, KafkaOptions, OpenError, Replication, Topic, TopicKind,
 };
+use tally_log::{AppendError, Batch, EventLog, LogMetrics, LogReader, NewRecord};
 
 /// One replica is all a single broker has.
-const ONE: Replication = Replication {
+pub(crate) const ONE: Replication = Replication {
     factor: 1,
     min_insync: 1,
 };
@@ -45,9 +47,14 @@ impl InTopic {
             kind: TopicKind::Interactions,
             partitions,
         };
-        let cluster = Cluster::connect(&options).unwrap();
-        assert!(cluster.create(&topic, ONE).unwrap());
-        Self { topic, options }
+        let test = Self { topic, options };
+        test.create();
+        test
+    }
+
+    pub(crate) fn create(&self) {
+        let cluster = Cluster::connect(&self.options).unwrap();
+        assert!(cluster.create(&self.topic, ONE).unwrap());
     }
 
     pub(crate) fn try_open(&self, options: &KafkaOptions) -> Result<KafkaLog, OpenError> {
@@ -80,4 +87,58 @@ impl InTopic {
             element.error().unwrap();
         }
     }
+}
+
+pub(crate) fn at(partition: Partition, offset: LogOffset) -> Position {
+    Position { partition, offset }
+}
+
+pub(crate) fn record(partition: Partition, value: &str) -> NewRecord {
+    NewRecord {
+        partition,
+        key: b"key".to_vec(),
+        value: value.as_bytes().to_vec(),
+        traceparent: None,
+    }
+}
+
+/// Appends and does not wait.
+pub(crate) fn append(
+    log: &KafkaLog,
+    records: &[(Partition, &str)],
+) -> Receiver<Vec<Result<LogOffset, AppendError>>> {
+    let (done, results) = mpsc::channel();
+    let records = records
+        .iter()
+        .map(|(partition, value)| record(*partition, value));
+    let done = move |all| done.send(all).unwrap_or_default();
+    log.append(records.collect(), Box::new(done)).unwrap();
+    results
+}
+
+/// Appends and waits until all are acknowledged.
+pub(crate) fn append_all(log: &KafkaLog, records: &[(Partition, &str)]) {
+    for result in append(log, records).recv_timeout(PATIENCE).unwrap() {
+        result.unwrap();
+    }
+}
+
+/// Everything up to where the reader stands at these positions.
+pub(crate) fn read_until(reader: &mut dyn LogReader, ends: &[Position]) -> Vec<(Position, String)> {
+    let until = Instant::now() + PATIENCE;
+    let mut batch = Batch::new();
+    let mut read = Vec::new();
+    while reader.positions() != ends {
+        assert!(Instant::now() < until, "stands at {:?}", reader.positions());
+        reader.next(&mut batch, Duration::from_millis(100)).unwrap();
+        read.extend(batch.iter().map(|record| {
+            let value = String::from_utf8_lossy(record.value).into_owned();
+            (record.position, value)
+        }));
+    }
+    read
+}
+
+pub(crate) fn values(read: &[(Position, String)]) -> Vec<String> {
+    read.iter().map(|(_, value)| value.clone()).collect()
 }
