@@ -13,14 +13,17 @@
 //!
 //! In reading order:
 //!
+//! - [`log`]: the log itself
 //! - [`options`]: how a cluster is reached, and the bounds
 //! - [`properties`]: librdkafka's own settings, and those that would break a promise
 //! - [`topics`]: what our topics must be like; making, describing and checking them
 
+pub mod log;
 pub mod options;
 pub mod properties;
 pub mod topics;
 
+pub use log::{KafkaLog, KafkaMetrics};
 pub use options::{KafkaOptions, OpenError};
 pub use properties::{Properties, PropertyError};
 pub use topics::{
