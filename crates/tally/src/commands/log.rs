@@ -13,8 +13,8 @@ use tally_log::storage::RealStorage;
 
 use super::folder::{self, Folder};
 use crate::client::Client;
-use crate::config::Config;
-use crate::data_dir::{self, Access};
+use crate::config::{Config, LogKind};
+use crate::data_dir::Access;
 use crate::failure::Failure;
 use crate::output;
 
@@ -82,7 +82,16 @@ pub(crate) fn run(command: &LogCommand, config: &Config) -> Result<(), Failure> 
                 output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
             }
         },
-        LogCommand::Check => match data_dir::access_existing(&RealStorage, &config.data_dir)? {
+        LogCommand::Check if config.log.kind == LogKind::Kafka => match Folder::existing(config)? {
+            Folder::Server(client) => client.lines("/admin/log/check", &mut out),
+            Folder::Opened(opened) => {
+                let (log, catalogue) = (opened.log.as_ref(), opened.catalogue_log.as_ref());
+                let never = &folder::never;
+                output::inspected(inspect::log_check(log, INTERACTIONS, &mut out, never))?;
+                output::inspected(inspect::log_check(catalogue, CATALOGUE, &mut out, never))
+            }
+        },
+        LogCommand::Check => match folder::existing(config)? {
             Access::Server(server) => Client::new(&server).lines("/admin/log/check", &mut out),
             Access::Held(held) => check(held.path(), &mut out),
         },
