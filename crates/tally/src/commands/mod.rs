@@ -6,6 +6,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+mod copy;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
