@@ -10,14 +10,15 @@ use prometheus::Registry;
 use serde::Serialize;
 use tally_domain::Position;
 use tally_ingress::management::admin::MAX_RESOURCES;
+use tally_log::kafka::{Cluster, TopicKind};
 use tally_log::storage::RealStorage;
 
 use crate::config::Config;
-use crate::copy::{Copied, Copying, Proof, Step, Watch};
+use crate::copy::{Copied, CopyError, Copying, Proof, Step, Watch};
 use crate::data_dir::{self, HeldDir};
 use crate::failure::{Failure, with_causes};
 use crate::output;
-use crate::serve::logs::{Logs, Partitions};
+use crate::serve::logs::{Logs, Partitions, kafka_options};
 use crate::serve::open;
 
 /// How long closing a log may take.
@@ -104,7 +105,10 @@ impl Opened {
             // It is compared with the source's, which says more than a log by itself can.
             Place::Embedded(_) => Partitions::AsTheyAre(partitions),
             // Topics that would lose records again are refused.
-            Place::Kafka => Partitions::Exactly(partitions),
+            Place::Kafka => {
+                has_partitions(config, partitions)?;
+                Partitions::Exactly(partitions)
+            }
         };
         Self::open(place, config, partitions)
     }
@@ -130,6 +134,20 @@ impl Opened {
         let closed = self.logs.close(|| CLOSE_LIMIT);
         let closed = closed.and(self.logs.close_dead_letters(CLOSE_LIMIT));
         closed.map_err(|error| Failure::run(format!("a log was not closed cleanly: {error}")))
+    }
+}
+
+/// Refuses a topic with other partitions in words of the copy: elsewhere the setting would be wrong,
+/// here it is the topic.
+fn has_partitions(config: &Config, from: u32) -> Result<(), Failure> {
+    let topic = config.kafka.topic(TopicKind::Interactions, from).name;
+    let cluster = Cluster::connect(&kafka_options(config)?).map_err(Failure::of)?;
+    let found = cluster.describe(&topic).map_err(Failure::of)?;
+    let to = found.map(|found| u32::try_from(found.partitions.len()).unwrap_or(u32::MAX));
+    match to.filter(|to| *to != from) {
+        Some(to) => Err(Failure::of(CopyError::Partitions { from, to })),
+        // Where there is none, opening it says so.
+        None => Ok(()),
     }
 }
 
@@ -179,7 +197,7 @@ pub(super) fn run(args: &CopyArgs, config: &Config) -> Result<(), Failure> {
     let destination = Opened::destination(&args.to, config, partitions)?;
     let copied = copy(&source.logs, &destination.logs);
     let closed = destination.close().and(source.close());
-    let (line, closed) = (copied?, closed);
+    let line = copied?;
     closed?;
     say(&line, args.json)
 }

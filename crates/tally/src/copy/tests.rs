@@ -2,7 +2,6 @@
 
 mod log;
 
-use std::sync::mpsc::sync_channel;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tally_domain::{
@@ -128,13 +127,7 @@ fn what_does_not_fit_into_one_chunk_is_copied_in_order() {
         ..garbage(0)
     };
     records.insert(10_000, large);
-    let source = TestLog::new();
-    for chunk in records.chunks(1_000) {
-        let (answer, answered) = sync_channel(1);
-        let done = Box::new(move |results| answer.send(results).unwrap());
-        source.log.append(chunk.to_vec(), done).unwrap();
-        answered.recv().unwrap();
-    }
+    let source = TestLog::of(&records);
     let destination = TestLog::faulty([Fault::QueueFull, Fault::None, Fault::QueueFull]);
     let (copied, proof, _) = copy(&source, &destination).unwrap();
     assert_eq!(copied, counts(20_001, 0, 0));
