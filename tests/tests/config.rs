@@ -23,7 +23,16 @@ fn an_unknown_or_impossible_setting_is_refused_by_name() {
         ("TALLY__LOG__PARTITIONS", "0", ["log.partitions", "1"]),
         ("TALLY__LOG__PARTITIONS", "many", ["log.partitions", "many"]),
         ("TALLY__LOG__KIND", "paper", ["log.kind", "embedded"]),
-        ("TALLY__LOG__KIND", "kafka", ["log.kind", "embedded"]),
+        (
+            "TALLY__LOG__KIND",
+            "kafka",
+            ["kafka.bootstrap_servers", "log.kind"],
+        ),
+        (
+            "TALLY__KAFKA__PROPERTIES__ENABLE__IDEMPOTENCE",
+            "false",
+            ["kafka.properties.\"enable.idempotence\"", "exactly once"],
+        ),
         (
             "TALLY__CATALOGUE__MODE",
             "closed",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::commands::{config, keys, log, resources, serve, state};
+use crate::commands::{config, keys, log, resources, serve, state, topics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,12 +52,15 @@ pub(crate) enum Command {
     /// Which resources exist: add, retire, import, list
     #[command(subcommand)]
     Resources(resources::ResourcesCommand),
-    /// The event log: cat, info, check
+    /// The event log: cat, info, check, copy
     #[command(subcommand)]
     Log(log::LogCommand),
     /// The state folded from the log: cat, info
     #[command(subcommand)]
     State(state::StateCommand),
+    /// The topics on a Kafka cluster: create, check, describe
+    #[command(subcommand)]
+    Topics(topics::TopicsCommand),
     /// The settings in force: show, check
     #[command(subcommand)]
     Config(config::ConfigCommand),

@@ -141,7 +141,8 @@ impl HeldDir {
     }
 }
 
-fn holder(path: &Path) -> Option<u32> {
+/// The process that holds the folder, as far as its files say.
+pub(crate) fn holder(path: &Path) -> Option<u32> {
     fs::read_to_string(path.join("lock"))
         .ok()?
         .trim()

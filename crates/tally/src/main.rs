@@ -6,6 +6,7 @@
 //! - [`serve`]: how a server is put together, and how it stops
 //! - [`data_dir`]: who holds the data folder
 //! - [`client`]: a running server's management API
+//! - [`copy`]: one log into another, and the proof of it
 //! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`logging`]: exit codes, standard output, log lines
 
@@ -14,6 +15,7 @@ mod cli;
 mod client;
 mod commands;
 mod config;
+mod copy;
 mod data_dir;
 mod failure;
 mod logging;

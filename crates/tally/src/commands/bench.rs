@@ -3,11 +3,10 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use tally_log::storage::RealStorage;
-
+use super::folder;
 use crate::bench::{self, BenchArgs, LocalServer};
 use crate::config::Config;
-use crate::data_dir::{self, Access};
+use crate::data_dir::Access;
 use crate::failure::Failure;
 
 /// Makes the load and prints its figures.
@@ -17,7 +16,7 @@ pub(crate) fn run(args: &BenchArgs, config: &Config) -> Result<ExitCode, Failure
 
 /// The server that holds the data folder.
 fn local(config: &Config) -> Result<LocalServer, Box<dyn Error + Send + Sync>> {
-    match data_dir::access_existing(&RealStorage, &config.data_dir)? {
+    match folder::existing(config)? {
         Access::Server(server) => Ok(LocalServer {
             api: server.api,
             management: server.management,

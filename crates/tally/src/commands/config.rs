@@ -44,7 +44,7 @@ pub(crate) fn run(
 /// `section.key = value  # where it comes from`, sorted. Values read back as TOML.
 fn flat(path: &str, value: &Value, sources: &Sources, lines: &mut Vec<String>) {
     match value {
-        Value::Object(section) if path != "kafka.properties" => {
+        Value::Object(section) if !path.starts_with("kafka.propert") => {
             for (name, value) in section {
                 let path = if path.is_empty() {
                     name.clone()
@@ -55,11 +55,10 @@ fn flat(path: &str, value: &Value, sources: &Sources, lines: &mut Vec<String>) {
             }
         }
         Value::Object(properties) => {
-            let set = properties.iter().map(|(name, _)| {
-                format!(
-                    "{path}.\"{name}\" = \"***\"  # {}",
-                    sources.of(&format!("{path}.{name}"))
-                )
+            // Secrets show as stars by themselves.
+            let set = properties.iter().map(|(name, value)| {
+                let source = sources.of(&format!("{path}.{name}"));
+                format!("{path}.\"{name}\" = {value}  # {source}")
             });
             lines.extend(set);
         }

@@ -10,9 +10,10 @@ use tally_log::storage::RealStorage;
 use tally_projector::Projector;
 
 use crate::client::Client;
-use crate::config::Config;
-use crate::data_dir::{self, Access, HeldDir};
+use crate::config::{Config, LogKind};
+use crate::data_dir::{self, Access, DataDirError, HeldDir};
 use crate::failure::Failure;
+use crate::serve::logs::{Logs, Partitions};
 use crate::serve::open;
 
 /// Nothing waits to be written when a command ends; only a footer is.
@@ -40,13 +41,19 @@ pub(crate) fn never() -> bool {
     false
 }
 
+/// The server that holds the folder, or the folder, where there is something to look at. With Kafka
+/// that is on the cluster, whatever the folder has.
+pub(crate) fn existing(config: &Config) -> Result<Access, DataDirError> {
+    match config.log.kind {
+        LogKind::Embedded => data_dir::access_existing(&RealStorage, &config.data_dir),
+        LogKind::Kafka => data_dir::access(&RealStorage, &config.data_dir),
+    }
+}
+
 impl Folder {
     /// A folder with data in it.
     pub(crate) fn existing(config: &Config) -> Result<Self, Failure> {
-        Self::of(
-            data_dir::access_existing(&RealStorage, &config.data_dir)?,
-            config,
-        )
+        Self::of(existing(config)?, config)
     }
 
     /// A folder, made where it is not there.
@@ -60,7 +67,8 @@ impl Folder {
             Access::Held(held) => held,
         };
         let registry = Registry::new();
-        let logs = open::logs(config, held.path(), &registry, open::Partitions::AsTheyAre)?;
+        let partitions = Partitions::AsTheyAre(config.log.partitions.as_u32());
+        let logs = Logs::open(config, held.path(), &registry, partitions)?;
         Ok(Self::Opened(Opened {
             log: logs.interactions,
             catalogue_log: logs.catalogue,

@@ -11,17 +11,18 @@ use tally_ingress::management::admin::{CATALOGUE, INTERACTIONS};
 use tally_log::embedded;
 use tally_log::storage::RealStorage;
 
+use super::copy::{self, CopyArgs};
 use super::folder::{self, Folder};
 use crate::client::Client;
-use crate::config::Config;
-use crate::data_dir::{self, Access};
+use crate::config::{Config, LogKind};
+use crate::data_dir::Access;
 use crate::failure::Failure;
 use crate::output;
 
 /// What to do with the log.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "Examples:\n  tally log cat --partition 3 --from 17\n  tally log info\n  tally log check"
+    after_help = "Examples:\n  tally log cat --partition 3 --from 17\n  tally log info\n  tally log check\n  tally log copy --from embedded:./data --to kafka"
 )]
 pub(crate) enum LogCommand {
     /// Print the log, one line of JSON for each record
@@ -33,6 +34,8 @@ pub(crate) enum LogCommand {
     /// Read everything there is and check all checksums
     #[command(after_help = "Example:\n  tally log check && echo sound")]
     Check,
+    /// Copy a log and its catalogue into another, in files or on Kafka, and prove it
+    Copy(CopyArgs),
 }
 
 const CAT_EXAMPLES: &str = "\
@@ -82,7 +85,17 @@ pub(crate) fn run(command: &LogCommand, config: &Config) -> Result<(), Failure> 
                 output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
             }
         },
-        LogCommand::Check => match data_dir::access_existing(&RealStorage, &config.data_dir)? {
+        LogCommand::Copy(args) => copy::run(args, config),
+        LogCommand::Check if config.log.kind == LogKind::Kafka => match Folder::existing(config)? {
+            Folder::Server(client) => client.lines("/admin/log/check", &mut out),
+            Folder::Opened(opened) => {
+                let (log, catalogue) = (opened.log.as_ref(), opened.catalogue_log.as_ref());
+                let never = &folder::never;
+                output::inspected(inspect::log_check(log, INTERACTIONS, &mut out, never))?;
+                output::inspected(inspect::log_check(catalogue, CATALOGUE, &mut out, never))
+            }
+        },
+        LogCommand::Check => match folder::existing(config)? {
             Access::Server(server) => Client::new(&server).lines("/admin/log/check", &mut out),
             Access::Held(held) => check(held.path(), &mut out),
         },

@@ -6,12 +6,14 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+mod copy;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod resources;
 pub(crate) mod serve;
 pub(crate) mod state;
+pub(crate) mod topics;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Resources(command) => resources::run(&command, &config)?,
         Command::Log(command) => log::run(&command, &config)?,
         Command::State(command) => state::run(&command, &config)?,
+        Command::Topics(command) => topics::run(&command, &config)?,
         Command::Config(command) => config::run(&command, &config, &sources)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -61,6 +61,15 @@ impl Sources {
         }
     }
 
+    /// A refusal of one of the values in a section whose names have dots of their own.
+    pub(crate) fn invalid_property(&self, section: &str, name: &str, why: String) -> ConfigError {
+        ConfigError::Invalid {
+            setting: format!("{section}.\"{name}\""),
+            source_name: self.of(&format!("{section}.{name}")),
+            why,
+        }
+    }
+
     /// What the parser says, in our words.
     pub(super) fn explain(&self, error: &figment::Error) -> ConfigError {
         let path = error.path.join(".");
@@ -103,6 +112,12 @@ impl Sources {
                     format!("a section [{path}]")
                 } else {
                     expected.clone()
+                };
+                // All of Kafka's properties as one text, say: some of them are secrets.
+                let found = if path == "kafka" {
+                    "something else, which is not shown".to_owned()
+                } else {
+                    found.to_string()
                 };
                 self.invalid(&path, format!("found {found}; valid is {valid}"))
             }

@@ -1,6 +1,7 @@
 //! Where settings come from: the compiled-in default, a file, the environment, the command line.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
@@ -18,9 +19,19 @@ const WITH_A_FILE: &str = "[auth]\nlocal_dev_key = false\n[catalogue]\nseed = fa
 
 const ENV_PREFIX: &str = "TALLY__";
 
+/// Where values are texts under names of somebody else's, which have dots in them.
+const PROPERTIES: [&str; 2] = ["properties", "property_files"];
+
 /// Which layer gave each setting its value.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Sources(Figment);
+
+impl fmt::Debug for Sources {
+    /// Nothing of what it holds: some are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
 
 /// One layer: text with a name that errors can show.
 struct Layer {
@@ -34,7 +45,40 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        Ok(Profile::Default.collect(self.dict.clone()))
+        let mut dict = self.dict.clone();
+        if let Some(Value::Dict(_, kafka)) = dict.get_mut("kafka") {
+            for section in PROPERTIES {
+                if let Some(Value::Dict(_, named)) = kafka.get_mut(section) {
+                    nest(std::mem::take(named), named);
+                }
+            }
+        }
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// Brings `"sasl.password"`, `sasl.password` and what the environment makes of
+/// `…__SASL__PASSWORD` into one form, so that they are the same property, and the last layer wins.
+fn nest(from: Dict, into: &mut Dict) {
+    for (name, value) in from {
+        let (name, value) = match name.split_once('.') {
+            Some((name, rest)) => {
+                let rest = Dict::from([(rest.to_owned(), value)]);
+                (name.to_owned(), Value::from(rest))
+            }
+            None => (name, value),
+        };
+        let Value::Dict(tag, inner) = value else {
+            into.insert(name, value);
+            continue;
+        };
+        let entry = into.entry(name).or_insert_with(|| Dict::new().into());
+        if !matches!(entry, Value::Dict(..)) {
+            *entry = Value::Dict(tag, Dict::new());
+        }
+        if let Value::Dict(_, dict) = entry {
+            nest(inner, dict);
+        }
     }
 }
 
@@ -111,11 +155,12 @@ impl Config {
             });
         }
         let sources = Sources(figment);
-        let config: Self = sources
+        let mut config: Self = sources
             .0
             .extract()
             .map_err(|error| sources.explain(&error))?;
         config.check(&sources)?;
+        config.kafka.finish(config.log.kind, &sources)?;
         Ok((config, sources))
     }
 }
@@ -130,8 +175,22 @@ fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigEr
         .to_str()
         .ok_or_else(|| ConfigError::NotUnicode(layer.clone()))?;
     let path = key.to_lowercase().replace("__", ".");
-    // Parsing is lenient: what is no number, boolean or array is a text.
-    let Ok(value) = text.parse::<Value>();
+    let property = |section| {
+        let name = path.strip_prefix("kafka.")?.strip_prefix(section)?;
+        name.strip_prefix('.')
+    };
+    let value = if PROPERTIES
+        .iter()
+        .copied()
+        .any(|section| property(section).is_some())
+    {
+        // As it stands: a password of digits, or one in quotes, is that text.
+        Value::from(text)
+    } else {
+        // Parsing is lenient: what is no number, boolean or array is a text.
+        let Ok(value) = text.parse::<Value>();
+        value
+    };
     if let Value::Dict(_, dict) = figment::util::nest(&path, value)
         && path.split('.').all(|part| !part.is_empty())
     {

@@ -6,10 +6,12 @@
 //! `catalogue.seed`) starts as off and has to be said by name.
 //!
 //! - [`values`]: times, sizes and numbers that know their own range
+//! - [`mod@kafka`]: what the Kafka log is told
 //! - [`layers`]: where settings come from
 //! - [`error`]: what is wrong, by the setting's full name, where it came from, and what is valid
 
 pub(crate) mod error;
+pub(crate) mod kafka;
 pub(crate) mod layers;
 pub(crate) mod values;
 
@@ -19,8 +21,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::ConfigError;
+pub(crate) use kafka::Kafka;
 pub(crate) use layers::Sources;
-use values::{Properties, Size, Span, Texts, Whole};
+use values::{Size, Span, Texts, Whole};
 
 /// All settings, valid as they stand. `config/local.toml` says what each of them means.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,23 +84,8 @@ pub(crate) struct Log {
 pub(crate) enum LogKind {
     /// Files of our own.
     Embedded,
-    /// A Kafka cluster. Known by name, and refused by [`Config::load`] until it is built.
+    /// Topics of a Kafka cluster.
     Kafka,
-}
-
-/// The place for what the Kafka log needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Kafka {
-    #[serde(
-        default,
-        deserialize_with = "values::optional_text",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub(crate) bootstrap_servers: Option<String>,
-    #[serde(deserialize_with = "values::text")]
-    pub(crate) topic_prefix: String,
-    pub(crate) properties: Properties,
 }
 
 /// Which resources exist.
@@ -180,12 +168,6 @@ impl Config {
     /// Refuses what each setting alone can't see.
     fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
         let refuse = |setting: &str, why: &str| Err(sources.invalid(setting, why.to_owned()));
-        if self.log.kind == LogKind::Kafka {
-            return refuse(
-                "log.kind",
-                "\"kafka\" is not built into this version; valid is \"embedded\"",
-            );
-        }
         if self.auth.jwt.is_some() {
             return refuse(
                 "auth.jwt",

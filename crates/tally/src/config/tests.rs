@@ -6,6 +6,16 @@ use super::layers::LOCAL_DEFAULT;
 use super::*;
 
 const PRODUCTION: &str = include_str!("../../../../config/production.toml");
+const PRODUCTION_KAFKA: &str = include_str!("../../../../config/production-kafka.toml");
+const PASSWORD_FILE: &str = "/run/secrets/kafka-password";
+
+/// A file that is there, in place of the one that the examples name.
+fn with_password_file(text: &str, folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("kafka-password");
+    std::fs::write(&path, "hunter2\n").unwrap();
+    assert!(text.contains(PASSWORD_FILE));
+    text.replace(PASSWORD_FILE, &path.display().to_string())
+}
 
 fn load(file: Option<&str>, env: &[(&str, &str)]) -> Result<(Config, Sources), ConfigError> {
     let env = env
@@ -55,6 +65,8 @@ fn the_local_default_names_every_setting() {
         })
         .flat_map(|line| [line, "\n"])
         .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let uncommented = with_password_file(&uncommented, &folder);
     let (config, _) = load(Some(&uncommented), &[]).unwrap();
     assert_eq!(config.keys_file(), PathBuf::from("./data/keys.json"));
     assert_eq!(
@@ -68,7 +80,8 @@ fn the_local_default_names_every_setting() {
         };
         for setting in settings.keys() {
             assert!(
-                uncommented.contains(&format!("{setting} = ")) || setting == "properties",
+                uncommented.contains(&format!("\n{setting} = "))
+                    || uncommented.contains(&format!("\n[{section}.{setting}]\n")),
                 "{section}.{setting}"
             );
         }
@@ -86,6 +99,19 @@ fn the_production_example_loads_and_has_no_development_key() {
     assert_eq!(config.logging.format, LogFormat::Json);
     // What it does not name stays as in the default.
     assert_eq!(config.api.max_body.get(), 65_536);
+}
+
+/// Protects operators who start from the example for Kafka.
+#[test]
+fn the_production_example_for_kafka_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, _) = load(Some(&with_password_file(PRODUCTION_KAFKA, &folder)), &[]).unwrap();
+    assert_eq!(config.log.kind, LogKind::Kafka);
+    assert!(!config.auth.local_dev_key && !config.catalogue.seed);
+    let options = config.kafka_options().unwrap();
+    assert!(options.bootstrap_servers.contains("kafka-3:9094"));
+    let shown = format!("{config:?}{}", serde_json::to_string(&config).unwrap());
+    assert!(shown.contains("sasl.password") && !shown.contains("hunter2"));
 }
 
 /// Protects against a development key that slips into production with a file that does not
@@ -228,7 +254,7 @@ const IMPOSSIBLE: &[(&str, &str, [&str; 2])] = &[
     (
         "TALLY__LOG__KIND",
         "kafka",
-        ["log.kind", "not built into this version"],
+        ["kafka.bootstrap_servers", "log.kind"],
     ),
     (
         "TALLY__AUTH__JWT__ISSUER",

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::listen::Listeners;
-use crate::config::{CatalogueMode, Config};
+use crate::config::{CatalogueMode, Config, LogKind};
 
 /// The banner. The curl line works as pasted where the local key is valid and the catalogue has
 /// the local default's resources.
@@ -12,7 +12,7 @@ pub(super) fn banner(config: &Config, listeners: &Listeners) -> String {
     let management = url(listeners.management_address);
     let version = env!("CARGO_PKG_VERSION");
     let data = config.data_dir.display();
-    let partitions = config.log.partitions;
+    let log = log(config);
     let (key, hint) = if config.auth.local_dev_key {
         ("local-dev-key", "")
     } else {
@@ -30,12 +30,26 @@ pub(super) fn banner(config: &Config, listeners: &Listeners) -> String {
         "Tally {version}
   API         {api}/api/v1/metrics/interact/  (described at {api}/docs)
   Management  {management}/readyz  /metrics
-  Data        {data}  (embedded log, {partitions} partitions)
+  Log         {log}
+  Data        {data}
 
 Try it:{hint}{resource}
   curl -s {api}/api/v1/metrics/interact/ -H \"Authorization: Bearer {key}\" -H \"Content-Type: application/json\" -d '{{\"resource_type\":\"ai_note\",\"resource_id\":15,\"interaction_type\":\"bookmark\"}}'
 "
     )
+}
+
+/// What the log is.
+fn log(config: &Config) -> String {
+    let partitions = config.log.partitions;
+    match config.log.kind {
+        LogKind::Embedded => format!("embedded, {partitions} partitions"),
+        LogKind::Kafka => {
+            let servers = config.kafka.bootstrap_servers.as_deref();
+            let (servers, prefix) = (servers.unwrap_or_default(), &config.kafka.topic_prefix);
+            format!("Kafka at {servers}, topics {prefix}.*, {partitions} partitions")
+        }
+    }
 }
 
 /// How a listener is reached from this host.

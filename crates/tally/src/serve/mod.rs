@@ -6,7 +6,8 @@
 //!         ─► fold what they hold, write down the state ─► management ─► data folder
 //! ```
 //!
-//! - [`open`]: logs, catalogue, keys and state of a folder, also for commands
+//! - [`open`]: catalogue, keys and state, also for commands
+//! - [`logs`]: the logs, in files or on a Kafka cluster, also for commands
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
 //! - [`banner`]: what a person sees first
@@ -15,6 +16,7 @@
 mod banner;
 mod files;
 mod listen;
+pub(crate) mod logs;
 pub(crate) mod open;
 mod stop;
 
@@ -169,13 +171,14 @@ async fn stop(
     tracing::info!("all requests are answered");
     let (logs, projector) = (opened.logs.clone(), Arc::clone(&opened.projector));
     let stopped = tokio::task::spawn_blocking(move || {
-        let closed = logs.interactions.close(deadline.left());
-        let catalogue_closed = logs.catalogue.close(deadline.left());
+        let closed = logs.close(|| deadline.left());
         // A log that failed still has what it acknowledged: fold and keep that.
         let stopped = projector.stop(deadline.left());
-        closed
-            .and(catalogue_closed)
-            .map_err(|error| Failure::run(format!("the log was not closed cleanly: {error}")))?;
+        let exported = logs.close_dead_letters(deadline.left());
+        closed.map_err(|error| Failure::run(format!("the log was not closed cleanly: {error}")))?;
+        if let Err(error) = exported {
+            tracing::warn!(%error, "dead letters were not all exported; the state has them");
+        }
         stopped.map_err(|error| {
             let why = failure::with_causes(&error);
             Failure::run(format!(

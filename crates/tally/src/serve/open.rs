@@ -1,5 +1,5 @@
-//! Logs, catalogue, keys and state of a data folder: opened in order, each refusal with the setting
-//! to look at. Commands that work on a folder by themselves open it the same way.
+//! Logs, catalogue, keys and state: opened in order, each refusal with the setting to look at.
+//! Commands that work on a folder by themselves open it the same way.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -10,15 +10,14 @@ use prometheus::Registry;
 use tally_domain::{Resource, ResourceType};
 use tally_ingress::auth::Authenticator;
 use tally_ingress::catalogue::Catalogue;
-use tally_ingress::management::admin::{CATALOGUE, INTERACTIONS};
 use tally_ingress::management::{Management, Parts};
 use tally_ingress::{ApiOptions, ApiParts, ApiServer, CatalogueMode, start_api};
-use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, OpenError, Recovery};
+use tally_log::EventLog;
 use tally_log::storage::RealStorage;
-use tally_log::{EventLog, LogMetrics};
 use tally_projector::{Options, Projector};
 
-use crate::config::{self, Config, LogKind};
+use super::logs::{Logs, Partitions};
+use crate::config::{self, Config};
 use crate::failure::{Failure, with_causes};
 
 /// What an empty catalogue starts with where `catalogue.seed` says so.
@@ -28,121 +27,12 @@ const SEED: [(ResourceType, u64); 3] = [
     (ResourceType::Quest, 42),
 ];
 
-/// A segment of the catalogue's log: resources come and go rarely.
-const CATALOGUE_SEGMENT_BYTES: u64 = 8 << 20;
-
-/// The log of interactions and that of the catalogue.
-#[derive(Clone)]
-pub(crate) struct Logs {
-    pub(crate) interactions: Arc<dyn EventLog>,
-    pub(crate) catalogue: Arc<dyn EventLog>,
-}
-
 /// Everything a server works on.
 pub(super) struct Opened {
     pub(super) logs: Logs,
     pub(super) projector: Arc<Projector>,
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
-}
-
-/// Whether a log must have as many partitions as the settings say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partitions {
-    /// A server: another number would be another place for each resource.
-    AsSet,
-    /// A command that only looks: whatever the log has.
-    AsTheyAre,
-}
-
-/// Opens both logs, and makes them where they are not there.
-pub(crate) fn logs(
-    config: &Config,
-    dir: &Path,
-    registry: &Registry,
-    partitions: Partitions,
-) -> Result<Logs, Failure> {
-    match config.log.kind {
-        LogKind::Embedded => {}
-        LogKind::Kafka => {
-            return Err(Failure::run(
-                "log.kind \"kafka\" is not built into this version",
-            ));
-        }
-    }
-    let metrics = LogMetrics::register(registry).map_err(Failure::of)?;
-    let options = EmbeddedOptions {
-        partitions: config.log.partitions.as_u32(),
-        segment_bytes: config.log.segment_size.get(),
-        max_queue_bytes: config.log.max_queued.as_usize(),
-        ..EmbeddedOptions::default()
-    };
-    let log_dir = dir.join("log");
-    let mut interactions = open_log(&log_dir, INTERACTIONS, options.clone(), &metrics);
-    if let (Err(OpenError::PartitionsDiffer { actual, .. }), Partitions::AsTheyAre) =
-        (&interactions, partitions)
-    {
-        let as_they_are = EmbeddedOptions {
-            partitions: *actual,
-            ..options.clone()
-        };
-        interactions = open_log(&log_dir, INTERACTIONS, as_they_are, &metrics);
-    }
-    let small = EmbeddedOptions {
-        partitions: 1,
-        segment_bytes: options.segment_bytes.min(CATALOGUE_SEGMENT_BYTES),
-        ..options
-    };
-    let catalogue = open_log(&dir.join("catalogue"), CATALOGUE, small, &metrics);
-    Ok(Logs {
-        interactions: interactions.map_err(refused(INTERACTIONS))?,
-        catalogue: catalogue.map_err(refused(CATALOGUE))?,
-    })
-}
-
-fn open_log(
-    dir: &Path,
-    name: &'static str,
-    options: EmbeddedOptions,
-    metrics: &LogMetrics,
-) -> Result<Arc<dyn EventLog>, OpenError> {
-    let (log, recovery) = EmbeddedLog::open(Arc::new(RealStorage), dir, name, options, metrics)?;
-    report(name, &recovery);
-    Ok(Arc::new(log))
-}
-
-/// Says what a kill left behind, where there was one.
-fn report(log: &str, recovery: &Recovery) {
-    let Recovery {
-        created,
-        clean,
-        recovered_records,
-        cut_bytes,
-        cut_at,
-    } = recovery;
-    if *created {
-        tracing::info!(log, "the log was created");
-    } else if let Some((file, at)) = cut_at {
-        tracing::warn!(
-            log,
-            recovered_records,
-            cut_bytes,
-            file = %file.display(),
-            at,
-            "the process was killed before: a write that was never acknowledged was cut off"
-        );
-    } else if !clean {
-        tracing::info!(log, recovered_records, "the process was killed before");
-    }
-}
-
-fn refused(name: &'static str) -> impl Fn(OpenError) -> Failure {
-    move |error| {
-        Failure::run(format!(
-            "the log of {name} can't be opened: {}",
-            with_causes(&error)
-        ))
-    }
 }
 
 /// Opens the state and starts to follow the log.
@@ -195,11 +85,13 @@ pub(super) fn everything(
     let authenticator =
         Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(Failure::of)?;
     management.opening("opening the logs");
-    let logs = logs(config, dir, registry, Partitions::AsSet)?;
+    let partitions = Partitions::Exactly(config.log.partitions.as_u32());
+    let logs = Logs::open(config, dir, registry, partitions)?;
     management.opening("reading the catalogue");
     let catalogue = Arc::new(catalogue(&logs.catalogue)?);
     seed(config, &logs, &catalogue)?;
     management.opening("opening the state");
+    // Hand-over: `logs.dead_letters` goes to the projector's exporter of dead letters here.
     let projector = Arc::new(projector(config, dir, &logs.interactions, registry)?);
     management.opened(Parts {
         log: Arc::clone(&logs.interactions),

@@ -7,4 +7,4 @@ mod bounded;
 mod texts;
 
 pub(crate) use bounded::{Size, Span, Whole};
-pub(crate) use texts::{Properties, Texts, address, optional_text, text};
+pub(crate) use texts::{Properties, PropertyFiles, Texts, address, optional_text, text};

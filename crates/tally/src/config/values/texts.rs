@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use figment::value::Value;
@@ -22,13 +23,13 @@ pub(crate) struct Texts(Vec<String>);
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Properties(BTreeMap<String, Secret>);
 
+/// Files whose contents are such settings, by the settings' names.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub(crate) struct PropertyFiles(BTreeMap<String, PathBuf>);
+
 impl Secret {
     /// The text itself. Never log it.
     #[must_use]
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what needs a secret is not built yet")
-    )]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
@@ -49,6 +50,21 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("***")
+    }
+}
+
+impl Properties {
+    /// Names and values.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+}
+
+impl PropertyFiles {
+    /// Names and paths.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Path)> {
+        let pairs = self.0.iter();
+        pairs.map(|(name, path)| (name.as_str(), path.as_path()))
     }
 }
 
@@ -96,40 +112,63 @@ impl<'de> Deserialize<'de> for Texts {
 
 impl<'de> Deserialize<'de> for Properties {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // `security.protocol = "ssl"` without quotes around the name nests in TOML, and so does
-        // TALLY__KAFKA__PROPERTIES__SECURITY__PROTOCOL: it is the same property.
-        fn flatten(name: &str, value: &Value, into: &mut BTreeMap<String, Secret>) -> bool {
-            let text = match value {
-                Value::Dict(_, dict) => {
-                    return dict
-                        .iter()
-                        .all(|(key, value)| flatten(&join(name, key), value, into));
-                }
-                Value::String(_, text) => text.clone(),
-                Value::Char(_, char) => char.to_string(),
-                Value::Bool(_, bool) => bool.to_string(),
-                Value::Num(_, number) => match (number.to_u128(), number.to_i128()) {
-                    (Some(number), _) => number.to_string(),
-                    (None, Some(number)) => number.to_string(),
-                    (None, None) => return false,
-                },
-                Value::Empty(..) | Value::Array(..) => return false,
-            };
-            into.insert(name.to_owned(), Secret::new(text));
-            true
-        }
-
-        let mut properties = BTreeMap::new();
-        for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
-            if !flatten(&name, &value, &mut properties) {
-                // The value is not shown: it may be a secret.
-                let why =
-                    format_args!("property {name} is not a text, a whole number, true or false");
-                return Err(de::Error::custom(why));
-            }
-        }
-        Ok(Self(properties))
+        let named = flat(deserializer)?.into_iter();
+        Ok(Self(
+            named
+                .map(|(name, text)| (name, Secret::new(text)))
+                .collect(),
+        ))
     }
+}
+
+impl<'de> Deserialize<'de> for PropertyFiles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let named = flat(deserializer)?.into_iter();
+        Ok(Self(
+            named
+                .map(|(name, text)| (name, PathBuf::from(text)))
+                .collect(),
+        ))
+    }
+}
+
+/// Texts by names with dots, which nest in TOML and in the environment. No error shows a value: it
+/// may be a secret, or one that stands in the wrong place.
+fn flat<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    fn flatten(name: &str, value: &Value, into: &mut BTreeMap<String, String>) -> bool {
+        let text = match value {
+            Value::Dict(_, dict) => {
+                return dict
+                    .iter()
+                    .all(|(key, value)| flatten(&join(name, key), value, into));
+            }
+            Value::String(_, text) => text.clone(),
+            Value::Char(_, char) => char.to_string(),
+            Value::Bool(_, bool) => bool.to_string(),
+            Value::Num(_, number) => match (number.to_u128(), number.to_i128()) {
+                (Some(number), _) => number.to_string(),
+                (None, Some(number)) => number.to_string(),
+                (None, None) => return false,
+            },
+            Value::Empty(..) | Value::Array(..) => return false,
+        };
+        into.insert(name.to_owned(), text);
+        true
+    }
+
+    let named = BTreeMap::<String, Value>::deserialize(deserializer).map_err(|_| {
+        de::Error::custom(
+            "found something else, which is not shown; valid is a table of names and texts",
+        )
+    })?;
+    let mut texts = BTreeMap::new();
+    for (name, value) in named {
+        if !flatten(&name, &value, &mut texts) {
+            let why = format_args!("property {name} is not a text, a whole number, true or false");
+            return Err(de::Error::custom(why));
+        }
+    }
+    Ok(texts)
 }
 
 fn join(name: &str, key: &str) -> String {

@@ -1,0 +1,49 @@
+//! A log's state in memory, for its digest.
+
+use tally_domain::state::NoBacking;
+use tally_domain::{Applied, Digest, PartitionState, Rules, Toggles};
+use tally_log::BatchRecord;
+
+/// How many changes are noted before they are dropped: nobody writes them down.
+const NOTED: usize = 100_000;
+
+/// The state of all partitions.
+pub(super) struct Fold(Vec<PartitionState>);
+
+impl Fold {
+    pub(super) fn new(partitions: u32) -> Self {
+        let state = |partition| PartitionState::new(partition, partitions, Rules::CURRENT);
+        Self((0..partitions).map(state).collect())
+    }
+
+    /// Folds a record; `None` where there is no such partition.
+    pub(super) fn apply(&mut self, record: BatchRecord<'_>) -> Option<Applied> {
+        let place = usize::try_from(record.position.partition).ok()?;
+        let state = self.0.get_mut(place)?;
+        let Ok(applied) = state.apply(record.record(), &NoBacking);
+        if state.changed() > NOTED {
+            state.take_changes();
+        }
+        Some(applied)
+    }
+
+    /// The digest of everything, as the projector counts it.
+    pub(super) fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        for state in &self.0 {
+            for (resource, counters) in state.counters() {
+                digest.add_counters(resource, &counters);
+            }
+            let set = state
+                .toggles()
+                .filter(|(_, _, toggles)| *toggles != Toggles::NONE);
+            for (resource, user, toggles) in set {
+                digest.add_toggles(resource, user.as_str(), toggles);
+            }
+            for (sequence, key) in state.keys().holding() {
+                digest.add_key(state.partition(), sequence, key);
+            }
+        }
+        digest
+    }
+}

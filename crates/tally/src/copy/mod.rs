@@ -1,0 +1,267 @@
+//! One log copied into another, of whatever kind both are, and the proof that both fold to the same
+//! state.
+//!
+//! ```text
+//!  begin:  the destination must be the beginning of the source, byte for byte   [compare]
+//!  run:    what the source has more, in order, one chunk at a time              [append]
+//!  prove:  the digest of both, each folded in memory                            [fold]
+//! ```
+//!
+//! Each partition is copied in its order. The time at which a record was appended is not carried
+//! over: the destination gives its own, which is later. For the fold that makes one difference: an
+//! event that lay too far in the future when the source took it is a dead letter there, and would
+//! count in the copy. So it is left out, counted and named. Every other record is copied as it
+//! stands, those that are no events too.
+//!
+//! A copy that was interrupted is continued by doing it again: what is there is compared, what is
+//! missing is appended. Nothing is appended before all that is there has been compared.
+//!
+//! Only [`EventLog`] is known here. The state of both logs is folded in memory, one after the other:
+//! that takes as much as the counters, toggles and keys take, whatever the number of events.
+
+mod append;
+mod compare;
+mod fold;
+mod read;
+
+use std::ops::ControlFlow;
+
+use tally_domain::{Applied, DeadLetterReason, Digest, EventId, Offset, Partition, Position};
+use tally_log::{AppendError, AppendRefused, BatchRecord, EventLog, ReadError, TraceParent};
+
+use append::Writer;
+use fold::Fold;
+use read::End;
+
+/// What a copy is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It compares what the destination holds with the source.
+    Comparing,
+    /// It appends.
+    Copying,
+    /// It folds the destination.
+    Proving,
+}
+
+/// Who wants to know how far a copy is.
+pub(crate) trait Watch {
+    /// A step begins, and goes over so many offsets at most.
+    fn begins(&mut self, step: Step, offsets: u64);
+
+    /// So many more records are done.
+    fn moved(&mut self, records: u64);
+
+    /// A record of the source is not copied.
+    fn left_out(&mut self, position: Position);
+}
+
+/// Which of the two logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+/// Why a copy ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CopyError {
+    #[error(
+        "the source has {from} partitions and the destination {to}: a resource would be in another one. Make the destination with {from} (setting log.partitions)"
+    )]
+    Partitions { from: u32, to: u32 },
+    #[error(
+        "partition {partition} of the {side} begins at offset {first}: what was before is gone, so a copy would not be a copy"
+    )]
+    Truncated {
+        side: Side,
+        partition: Partition,
+        first: Offset,
+    },
+    #[error(
+        "the destination is not the beginning of the source: in partition {partition} they differ at offset {to} of the destination, {}. Nothing was copied. Copy to an empty log",
+        from.map_or_else(
+            || "where the source has no more records".to_owned(),
+            |offset| format!("which is offset {offset} of the source"),
+        )
+    )]
+    Differs {
+        partition: Partition,
+        from: Option<Offset>,
+        to: Offset,
+    },
+    #[error("the {side} can't be read: {error}")]
+    Read { side: Side, error: ReadError },
+    #[error("the {side} gives nothing more, although there is more in it")]
+    Stalled { side: Side },
+    #[error("{copied} records were copied, then the destination took no more: {error}. {}", next(*.gap))]
+    Append {
+        copied: u64,
+        error: AppendError,
+        gap: bool,
+    },
+    #[error(
+        "{copied} records were copied, then the destination took no more: {error}. {}",
+        next(false)
+    )]
+    Refused { copied: u64, error: AppendRefused },
+    #[error(
+        "{copied} records were copied, then the destination did not answer any more. {}",
+        next(false)
+    )]
+    Unanswered { copied: u64 },
+}
+
+/// What to do after an append that failed.
+fn next(gap: bool) -> &'static str {
+    if gap {
+        "Records after the one that failed were written, so the destination can't be continued: empty it, and copy again"
+    } else {
+        "Running it again continues"
+    }
+}
+
+/// What became of the source's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Copied {
+    /// Appended now.
+    pub(crate) copied: u64,
+    /// In the destination before.
+    pub(crate) already_there: u64,
+    /// Not copied, since they would count.
+    pub(crate) left_out: u64,
+}
+
+/// The digests of what both logs fold to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Proof {
+    pub(crate) source: Digest,
+    pub(crate) destination: Digest,
+}
+
+/// A copy on its way.
+pub(crate) struct Copying<'a> {
+    source: End<'a>,
+    destination: End<'a>,
+    /// The source's head when it began: what comes later is not copied.
+    end: Vec<Offset>,
+    /// By partition: where the source is read on.
+    next: Vec<Position>,
+    /// The source's state, up to there.
+    fold: Fold,
+    done: Copied,
+}
+
+/// What becomes of a record of the source.
+enum Fate {
+    LeftOut,
+    /// Copied, and which event it is, where it is one.
+    Copied(Option<EventId>),
+}
+
+impl<'a> Copying<'a> {
+    /// Begins a copy: makes sure that the destination is the beginning of the source. It blocks.
+    ///
+    /// # Errors
+    /// [`CopyError`]; nothing was appended.
+    pub(crate) fn begin(
+        source: &'a dyn EventLog,
+        destination: &'a dyn EventLog,
+        watch: &mut dyn Watch,
+    ) -> Result<Self, CopyError> {
+        let partitions = source.identity().partitions;
+        let to = destination.identity().partitions;
+        if partitions != to {
+            let from = partitions;
+            return Err(CopyError::Partitions { from, to });
+        }
+        let source = End::new(source, Side::Source);
+        let destination = End::new(destination, Side::Destination);
+        let mut copying = Self {
+            end: source.head()?,
+            next: source.beginning()?,
+            fold: Fold::new(partitions),
+            done: Copied::default(),
+            source,
+            destination,
+        };
+        copying.compare(watch)?;
+        Ok(copying)
+    }
+
+    /// Appends what the destination does not have, and returns once it is durable there.
+    ///
+    /// # Errors
+    /// [`CopyError`]; what was appended stays.
+    pub(crate) fn run(&mut self, watch: &mut dyn Watch) -> Result<Copied, CopyError> {
+        watch.begins(Step::Copying, read::offsets(&self.next, &self.end));
+        let mut writer = Writer::new(self.destination.log());
+        let (fold, done) = (&mut self.fold, &mut self.done);
+        let next = std::mem::take(&mut self.next);
+        self.source.through(&next, &self.end, &mut |records| {
+            for record in records {
+                if let Fate::Copied(event) = fate(fold, done, *record, watch) {
+                    writer.push(*record, event.map(TraceParent::of_event))?;
+                }
+            }
+            watch.moved(read::count(records));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        self.done.copied = writer.finish()?;
+        Ok(self.done)
+    }
+
+    /// Folds the destination, up to its head now, and says what both logs fold to.
+    ///
+    /// # Errors
+    /// [`CopyError`].
+    pub(crate) fn prove(self, watch: &mut dyn Watch) -> Result<Proof, CopyError> {
+        let source = self.fold.digest();
+        // One state in memory at a time.
+        drop(self.fold);
+        let (from, end) = (self.destination.beginning()?, self.destination.head()?);
+        watch.begins(Step::Proving, read::offsets(&from, &end));
+        let mut fold = Fold::new(self.destination.log().identity().partitions);
+        self.destination.through(&from, &end, &mut |records| {
+            for record in records {
+                fold.apply(*record);
+            }
+            watch.moved(read::count(records));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(Proof {
+            source,
+            destination: fold.digest(),
+        })
+    }
+}
+
+/// Folds a record of the source, and says whether it is copied.
+fn fate(
+    fold: &mut Fold,
+    done: &mut Copied,
+    record: BatchRecord<'_>,
+    watch: &mut dyn Watch,
+) -> Fate {
+    match fold.apply(record) {
+        Some(Applied::DeadLetter(DeadLetterReason::FutureTime)) => {
+            done.left_out += 1;
+            watch.left_out(record.position);
+            Fate::LeftOut
+        }
+        Some(Applied::Folded { event, .. }) => Fate::Copied(Some(event.id)),
+        Some(Applied::DeadLetter(_) | Applied::Already) | None => Fate::Copied(None),
+    }
+}
+
+#[cfg(test)]
+mod tests;
