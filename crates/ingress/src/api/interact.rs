@@ -3,6 +3,7 @@
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};
 use tally_domain::{IdempotencyKey, Resource, UserId};
+use tally_log::TraceParent;
 
 use super::body;
 use super::error::ApiError;
@@ -11,6 +12,7 @@ use super::service::Worker;
 use super::{answer, body::Interaction};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const TRACEPARENT: &str = "traceparent";
 
 /// Media type, size, parse, key, validate, look up, record: in this order, and the first of them
 /// that fails is the answer.
@@ -41,7 +43,13 @@ pub(crate) async fn interact(
     worker.api.look_up(resource)?;
     let recorded = worker
         .ingest
-        .record(user, resource, interaction_type, key)
+        .record(
+            user,
+            resource,
+            interaction_type,
+            key,
+            trace(request.headers()),
+        )
         .await?;
     Ok(answer::interacted(resource, interaction_type, &recorded))
 }
@@ -67,4 +75,15 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
         (Ok(key), None) => Ok(Some(key)),
         (Ok(_), Some(_)) | (Err(_), _) => Err(ApiError::BadIdempotencyKey),
     }
+}
+
+/// The trace that the request belongs to. W3C Trace Context: one that is malformed, or sent twice,
+/// is as good as none.
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut sent = headers.get_all(TRACEPARENT);
+    let first = sent.next()?;
+    if sent.next().is_some() {
+        return None;
+    }
+    first.to_str().ok()?.parse().ok()
 }
