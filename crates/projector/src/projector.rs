@@ -426,11 +426,14 @@ impl Projector {
     /// Where it can't be done within the deadline; the next start replays what is missing.
     pub fn stop(&self, deadline: Duration) -> Result<(), StateError> {
         let until = Instant::now() + deadline;
-        let head = self
-            .shared
-            .log
-            .head()
-            .map_err(|error| StateError::Failed(error.to_string()))?;
+        let head = match self.shared.log.head() {
+            Ok(head) => head,
+            // Nobody knows how far to go: what is applied is worth writing down.
+            Err(error) => {
+                self.checkpoint()?;
+                return Err(StateError::Failed(error.to_string()));
+            }
+        };
         // A second call finds the first one's offsets: they serve as well.
         let _ = self.shared.stop_at.set(head);
         self.wake();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::commands::{config, keys, log, resources, serve, state};
+use crate::commands::{config, dead_letters, keys, log, resources, serve, state};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +58,9 @@ pub(crate) enum Command {
     /// The state folded from the log: cat, info
     #[command(subcommand)]
     State(state::StateCommand),
+    /// Records that could not be folded: list, show
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// The settings in force: show, check
     #[command(subcommand)]
     Config(config::ConfigCommand),

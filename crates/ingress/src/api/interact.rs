@@ -87,3 +87,35 @@ fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     }
     first.to_str().ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    /// Protects traces that clients began, and records from headers that are none.
+    #[test]
+    fn a_trace_is_taken_where_it_is_one() {
+        const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let sent = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                headers.append(HeaderName::from_static(TRACEPARENT), value);
+            }
+            trace(&headers).map(|trace| trace.to_string())
+        };
+        assert_eq!(sent(&[GOOD]).as_deref(), Some(GOOD));
+        for ignored in [
+            &[][..],
+            &["nonsense"],
+            &["00-4bf9"],
+            &[GOOD, GOOD],
+            &["\u{e4}"],
+            &["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+        ] {
+            assert_eq!(sent(ignored), None, "{ignored:?}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+pub(crate) mod dead_letters;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Resources(command) => resources::run(&command, &config)?,
         Command::Log(command) => log::run(&command, &config)?,
         Command::State(command) => state::run(&command, &config)?,
+        Command::DeadLetters(command) => dead_letters::run(&command, &config)?,
         Command::Config(command) => config::run(&command, &config, &sources)?,
     }
     Ok(ExitCode::SUCCESS)
