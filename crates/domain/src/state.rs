@@ -224,6 +224,12 @@ impl PartitionState {
         self.dead_letter_count
     }
 
+    /// The dead letters kept since the last [`take_changes`](Self::take_changes), in log order.
+    #[must_use]
+    pub fn new_dead_letters(&self) -> &[DeadLetter] {
+        &self.new_dead_letters
+    }
+
     /// How many values wait for the next [`take_changes`](Self::take_changes): a measure of the
     /// memory they take, so a dead letter counts once more for every 128 bytes of its record.
     #[must_use]

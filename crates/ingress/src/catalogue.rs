@@ -16,6 +16,8 @@
 //! The set has 17 bytes a slot and is 44 to 87 % full: 20 to 39 bytes for each resource that
 //! exists, so a million of them take 36 MB; a retired one takes nothing.
 
+mod record;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,14 +27,12 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
 use parking_lot::{Condvar, Mutex, RwLock};
-use serde::{Deserialize, Serialize};
-use tally_domain::{EventTime, Offset, Position, Resource, ResourceId, ResourceType};
+use tally_domain::{Offset, Position, Resource};
 use tally_log::{AppendError, AppendRefused, Batch, EventLog, LogReader, NewRecord, ReadError};
 
 use crate::clock::now;
+use record::{Action, decode, record};
 
-/// The version of a record that this build writes.
-const VERSION: u64 = 1;
 /// The log's only partition.
 const PARTITION: u32 = 0;
 /// How long the follower waits for records before it looks whether it shall end.
@@ -87,6 +87,9 @@ pub enum CatalogueError {
     /// Nothing was changed.
     #[error("nothing was changed: {0}")]
     Refused(#[from] AppendRefused),
+    /// The log took the change and could not write any of it.
+    #[error("nothing was changed: {0}")]
+    NotWritten(#[source] AppendError),
     /// The log took the change and could not keep all of it.
     #[error("the change may be there in part, a retry is safe: {0}")]
     Append(#[from] AppendError),
@@ -131,6 +134,8 @@ struct Progress {
     next: Offset,
     /// Why the log can't be read at the moment.
     failure: Option<String>,
+    /// Whether that is for good.
+    given_up: bool,
 }
 
 impl Catalogue {
@@ -165,6 +170,7 @@ impl Catalogue {
             progress: Mutex::new(Progress {
                 next: first,
                 failure: None,
+                given_up: false,
             }),
             moved: Condvar::new(),
         });
@@ -213,6 +219,13 @@ impl Catalogue {
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.shared.skipped.load(Ordering::Relaxed)
+    }
+
+    /// Why changes are not seen any more, where that is so for good.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        let progress = self.shared.progress.lock();
+        progress.failure.clone().filter(|_| progress.given_up)
     }
 
     /// Makes resources exist; how many did not before. Blocks until that is durable and visible,
@@ -298,8 +311,14 @@ impl Shared {
                 return Err(CatalogueError::Unanswered);
             }
         };
-        let offsets = results.into_iter().collect::<Result<Vec<Offset>, _>>()?;
-        offsets.into_iter().max().ok_or(CatalogueError::Unanswered)
+        let none = results
+            .iter()
+            .all(|r| !matches!(r, Ok(_) | Err(AppendError::FateUnknown(_))));
+        match results.into_iter().collect::<Result<Vec<Offset>, _>>() {
+            Ok(offsets) => offsets.into_iter().max().ok_or(CatalogueError::Unanswered),
+            Err(error) if none => Err(CatalogueError::NotWritten(error)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits until the record at `offset` is in the set.
@@ -340,15 +359,27 @@ impl Shared {
                 Ok(()) => {
                     self.apply(&batch, reader);
                 }
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    let given_up = reader.positions().is_empty();
+                    self.failed(&error, given_up);
+                    if given_up {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    /// Takes note that the log can't be read, and waits a little.
-    fn failed(&self, error: &ReadError) {
+    /// Takes note that the log can't be read, and waits a little; not where it is never read again.
+    fn failed(&self, error: &ReadError, given_up: bool) {
         let mut progress = self.progress.lock();
         let why = error.to_string();
+        if given_up {
+            tracing::error!(%error, "the catalogue sees no changes any more: restart");
+            progress.given_up = true;
+            progress.failure = Some(why);
+            return;
+        }
         if progress.failure.as_ref() != Some(&why) {
             tracing::error!(
                 %error,
@@ -402,74 +433,6 @@ impl Shared {
         self.moved.notify_all();
         progress.next
     }
-}
-
-/// What a record does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Action {
-    Add,
-    Retire,
-}
-
-/// A record's value.
-#[derive(Serialize, Deserialize)]
-struct Change {
-    v: u64,
-    at: EventTime,
-    action: Action,
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-}
-
-fn record(action: Action, resource: Resource, at: EventTime) -> NewRecord {
-    let change = Change {
-        v: VERSION,
-        at,
-        action,
-        resource_type: resource.kind,
-        resource_id: resource.id,
-    };
-    let mut value = Vec::with_capacity(128);
-    let wrote = serde_json::to_writer(&mut value, &change);
-    debug_assert!(
-        wrote.is_ok(),
-        "strings and integers always serialise into memory"
-    );
-    NewRecord {
-        partition: PARTITION,
-        key: resource.key().as_bytes().to_vec(),
-        value,
-        traceparent: None,
-    }
-}
-
-/// What a record does with which resource, or why that can't be said.
-fn decode(value: &[u8]) -> Result<(Action, Resource), String> {
-    #[derive(Deserialize)]
-    struct Versioned {
-        v: u64,
-    }
-    let other = |v| format!("version {v} is not known to this build, which reads {VERSION}");
-    // A derived reader would also take the fields' values in an array.
-    if value.trim_ascii_start().first() != Some(&b'{') {
-        return Err("not a JSON object".to_owned());
-    }
-    let change = match serde_json::from_slice::<Change>(value) {
-        Ok(change) if change.v == VERSION => change,
-        Ok(change) => return Err(other(change.v)),
-        Err(error) => {
-            return Err(match serde_json::from_slice::<Versioned>(value) {
-                Ok(Versioned { v }) if v != VERSION => other(v),
-                Ok(_) | Err(_) => error.to_string(),
-            });
-        }
-    };
-    let resource = Resource {
-        kind: change.resource_type,
-        id: change.resource_id,
-    };
-    Ok((change.action, resource))
 }
 
 #[cfg(test)]

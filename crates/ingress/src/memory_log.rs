@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 use tally_domain::{LogId, Offset, Position};
 use tally_log::{
     AppendDone, AppendError, AppendRefused, Batch, EventLog, LogHealth, LogIdentity, LogReader,
-    NewRecord, ReadError,
+    NewRecord, ReadError, TraceParent,
 };
 
 /// What an append comes to.
@@ -18,6 +18,8 @@ pub(crate) enum Fate {
     Failed(AppendError),
     /// Taken, and nobody is told.
     Silent,
+    /// Taken, and told that nobody knows.
+    Unknown,
     /// The log itself fails.
     Panics,
 }
@@ -35,6 +37,12 @@ struct Inner {
     woken: u64,
     fate: Fate,
     unreadable: Option<ReadError>,
+    /// Readers give up what they read.
+    cut: Option<ReadError>,
+    health: LogHealth,
+    /// How often the head was asked for, and whether the answer waits.
+    heads_asked: u64,
+    heads_held: bool,
     /// Instead of the time at which a record is read.
     append_time_millis: Option<u64>,
 }
@@ -42,6 +50,7 @@ struct Inner {
 #[derive(Default)]
 struct Kept {
     records: Vec<(Offset, Vec<u8>, Vec<u8>)>,
+    traces: Vec<Option<TraceParent>>,
     first: Offset,
     head: Offset,
 }
@@ -55,6 +64,10 @@ impl MemoryLog {
             woken: 0,
             fate: Fate::Taken,
             unreadable: None,
+            cut: None,
+            health: LogHealth::Ok,
+            heads_asked: 0,
+            heads_held: false,
             append_time_millis: None,
         };
         Self {
@@ -98,6 +111,33 @@ impl MemoryLog {
     /// Whether readers can read.
     pub(crate) fn set_unreadable(&self, why: Option<ReadError>) {
         self.change(|inner| inner.unreadable = why);
+    }
+
+    /// Readers give their partitions up from now on, for this.
+    pub(crate) fn cut(&self, why: ReadError) {
+        self.change(|inner| inner.cut = Some(why));
+    }
+
+    /// What it says of itself.
+    pub(crate) fn set_health(&self, health: LogHealth) {
+        self.change(|inner| inner.health = health);
+    }
+
+    /// Whether whoever asks for the head waits for the answer.
+    pub(crate) fn hold_heads(&self, held: bool) {
+        self.change(|inner| inner.heads_held = held);
+    }
+
+    /// How often the head was asked for.
+    pub(crate) fn heads_asked(&self) -> u64 {
+        self.shared.0.lock().heads_asked
+    }
+
+    /// The traces of what was appended to a partition, in order.
+    pub(crate) fn traces(&self, partition: u32) -> Vec<Option<TraceParent>> {
+        self.shared.0.lock().partitions[partition as usize]
+            .traces
+            .clone()
     }
 
     /// What readers are told of when records were appended.
@@ -149,16 +189,22 @@ impl EventLog for MemoryLog {
             Fate::Panics => panic!("as the test wants it"),
             Fate::Refused(refused) => return Err(refused),
             Fate::Failed(error) => done(records.iter().map(|_| Err(error.clone())).collect()),
-            Fate::Taken | Fate::Silent => {
+            Fate::Taken | Fate::Silent | Fate::Unknown => {
                 let offsets: Vec<Offset> = self.change(|inner| {
                     inner.appends += 1;
                     let partitions = &mut inner.partitions;
-                    let push =
-                        |r: NewRecord| partitions[r.partition as usize].push(&r.key, &r.value);
+                    let push = |r: NewRecord| {
+                        let kept = &mut partitions[r.partition as usize];
+                        kept.traces.push(r.traceparent);
+                        kept.push(&r.key, &r.value)
+                    };
                     records.into_iter().map(push).collect()
                 });
+                let unknown = || AppendError::FateUnknown("as the test wants it".to_owned());
                 if fate == Fate::Taken {
                     done(offsets.into_iter().map(Ok).collect());
+                } else if fate == Fate::Unknown {
+                    done(offsets.iter().map(|_| Err(unknown())).collect());
                 }
             }
         }
@@ -191,7 +237,12 @@ impl EventLog for MemoryLog {
     }
 
     fn head(&self) -> Result<Vec<Offset>, ReadError> {
-        let inner = self.shared.0.lock();
+        let mut inner = self.shared.0.lock();
+        inner.heads_asked += 1;
+        self.shared.1.notify_all();
+        while inner.heads_held {
+            self.shared.1.wait(&mut inner);
+        }
         Ok(inner.partitions.iter().map(|kept| kept.head).collect())
     }
 
@@ -200,7 +251,7 @@ impl EventLog for MemoryLog {
     }
 
     fn health(&self) -> LogHealth {
-        LogHealth::Ok
+        self.shared.0.lock().health.clone()
     }
 
     fn close(&self, _: Duration) -> Result<(), AppendError> {
@@ -221,6 +272,10 @@ impl LogReader for MemoryReader {
         let (inner, changed) = &*self.log.shared;
         let mut inner = inner.lock();
         loop {
+            if let Some(why) = inner.cut.clone().filter(|_| !self.at.is_empty()) {
+                self.at.clear();
+                return Err(why);
+            }
             if let Some(why) = &inner.unreadable {
                 return Err(why.clone());
             }

@@ -98,6 +98,11 @@ impl Checkpointer {
         self.given_up.store(true, Ordering::Release);
     }
 
+    /// Whether there are no more checkpoints.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
     /// Leaves word that the state is damaged, for the next start.
     pub(crate) fn mark_damaged(&self, what: &str) {
         tracing::error!(
@@ -120,10 +125,11 @@ impl Checkpointer {
         self.changed.wait_for(&mut self.wanted.lock(), at_most);
     }
 
-    /// Runs `while_held` while no checkpoint is under way.
-    pub(crate) fn hold<T>(&self, while_held: impl FnOnce() -> T) -> T {
-        let _progress = self.progress.lock();
-        while_held()
+    /// Runs `while_held` while no checkpoint is under way, with what an earlier one took and could
+    /// not write.
+    pub(crate) fn hold<T>(&self, while_held: impl FnOnce(Option<&Redo>) -> T) -> T {
+        let progress = self.progress.lock();
+        while_held(progress.unwritten.as_ref())
     }
 
     pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<CheckpointReport, StateError> {
@@ -189,7 +195,7 @@ impl Checkpointer {
     }
 
     fn still_trusted(&self, shared: &Shared) -> Result<(), StateError> {
-        if self.given_up.load(Ordering::Acquire) {
+        if self.has_given_up() {
             let why = shared.failure();
             let why = why.unwrap_or_else(|| "a panic; restart to recover".to_owned());
             return Err(StateError::Failed(why));

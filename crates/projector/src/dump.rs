@@ -37,7 +37,7 @@ pub(crate) fn dump(shared: &Shared) -> Result<StateDump, StateError> {
     };
     // While no checkpoint runs, the store holds what the last one wrote, and whatever changed
     // since is in memory, which wins.
-    shared.checkpointer.hold(|| {
+    shared.checkpointer.hold(|_| {
         for (partition, slot) in (0..).zip(&shared.slots) {
             add_partition(&mut dump, shared, partition, slot)?;
         }

@@ -95,6 +95,16 @@ pub enum OpenError {
     /// Somebody else has the state open.
     #[error("the state is in use by another process: stop that first, or wait until it has ended")]
     Held(#[source] StoreError),
+    /// The log that dead letters are copied to has another number of partitions.
+    #[error(
+        "the log of dead letters has {export} partitions, but the log has {log}: create it anew with {log}"
+    )]
+    ExportPartitions {
+        /// The number of the log of dead letters.
+        export: u32,
+        /// The log's number.
+        log: u32,
+    },
     /// The log can't be read.
     #[error("the log can't be read to open the state")]
     Read(#[from] ReadError),

@@ -11,12 +11,16 @@
 //! - [`identity`]: whose state this is, and when it must not be used
 //! - [`aside`]: where state goes that must not be used
 //! - [`dump`]: a consistent copy of the whole state
+//! - [`dead_letters`]: what could not be folded, page by page
+//! - [`export`]: copies of that in a log of its own, for others
 //! - [`metrics`]: what Prometheus sees
 
 pub mod aside;
 pub mod checkpoint;
+pub mod dead_letters;
 pub mod dump;
 pub mod error;
+pub mod export;
 pub mod identity;
 pub mod metrics;
 pub mod projector;

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub(crate) next_offset: IntGaugeVec,
     pub(crate) lag_records: IntGaugeVec,
     pub(crate) dead_letters: IntGauge,
+    pub(crate) exported: IntCounter,
+    pub(crate) to_export: IntGauge,
     pub(crate) last_progress: IntGauge,
     pub(crate) changed_values: IntGauge,
     pub(crate) values_in_memory: IntGauge,
@@ -117,6 +119,14 @@ impl Metrics {
             )?,
             dead_letters: declare
                 .gauge("tally_projector_dead_letters", "Dead letters in the state.")?,
+            exported: declare.counter(
+                "tally_projector_dead_letters_exported_total",
+                "Dead letters copied to the log of dead letters since the start.",
+            )?,
+            to_export: declare.gauge(
+                "tally_projector_dead_letters_to_export",
+                "Dead letters that are not yet copied to the log of dead letters.",
+            )?,
             last_progress: declare.gauge(
                 "tally_projector_last_progress_timestamp_seconds",
                 "When a record was folded last, in seconds since 1970; 0: never since the start.",

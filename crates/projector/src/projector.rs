@@ -12,13 +12,14 @@ use tally_domain::{
     Counters, EventId, Offset, Partition, PartitionState, Position, Resource, Toggles, UserId,
     partition,
 };
+use tally_log::EventLog;
 use tally_log::storage::Storage;
-use tally_log::{AppendError, EventLog};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{CheckpointReport, Checkpointer};
 use crate::dump::{self, StateDump};
 use crate::error::{OpenError, StateError};
+use crate::export::Bell;
 use crate::metrics::Metrics;
 use crate::shared::{Shared, Slot};
 use crate::store::{OpenStore, SledStore, Store, StoreError};
@@ -110,9 +111,9 @@ pub struct Status {
 /// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
 /// checkpoint, as a crash would; [`stop`](Self::stop) is the clean end.
 pub struct Projector {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     wakers: Vec<Box<dyn Fn() + Send + Sync>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Projector {
@@ -174,6 +175,7 @@ impl Projector {
                 opened.checkpoint,
                 next_offsets.clone(),
             ),
+            export: Bell::default(),
             stop_at: OnceLock::new(),
             quit: AtomicBool::new(false),
             started: Instant::now(),
@@ -231,6 +233,8 @@ impl Projector {
         let named = name.clone();
         let body = move || {
             if catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() {
+                // The thread that writes may be the one that ended.
+                shared.checkpointer.give_up();
                 let why = format!("the thread {named} panicked; the service's log has the cause");
                 shared.fail(&[], why);
             }
@@ -262,9 +266,13 @@ impl Projector {
         self.shared.waiters.add_event(partition, id, mailbox)
     }
 
-    /// Completes a waiter whose event could not be appended.
-    pub fn fail_event(&self, partition: Partition, id: EventId, error: AppendError) {
-        self.shared.waiters.fail_event(partition, id, error);
+    /// Completes a waiter whose event could not be appended, with an [`AppendRefused`] or an
+    /// [`AppendError`].
+    ///
+    /// [`AppendRefused`]: tally_log::AppendRefused
+    /// [`AppendError`]: tally_log::AppendError
+    pub fn fail_event(&self, partition: Partition, id: EventId, why: impl Into<EventFate>) {
+        self.shared.waiters.fail_event(partition, id, why.into());
     }
 
     /// Lets a waiter go.
@@ -418,11 +426,14 @@ impl Projector {
     /// Where it can't be done within the deadline; the next start replays what is missing.
     pub fn stop(&self, deadline: Duration) -> Result<(), StateError> {
         let until = Instant::now() + deadline;
-        let head = self
-            .shared
-            .log
-            .head()
-            .map_err(|error| StateError::Failed(error.to_string()))?;
+        let head = match self.shared.log.head() {
+            Ok(head) => head,
+            // Nobody knows how far to go: what is applied is worth writing down.
+            Err(error) => {
+                self.checkpoint()?;
+                return Err(StateError::Failed(error.to_string()));
+            }
+        };
         // A second call finds the first one's offsets: they serve as well.
         let _ = self.shared.stop_at.set(head);
         self.wake();
@@ -439,10 +450,11 @@ impl Projector {
             }
         }
         drop(running);
+        let written = self.checkpoint();
         if let Some(why) = self.shared.failure() {
             return Err(StateError::Failed(why));
         }
-        self.checkpoint()?;
+        written?;
         let stop_at = self.shared.stop_at.get().into_iter().flatten();
         let mut slots = self.shared.slots.iter().zip(stop_at);
         // An earlier stop that timed out has ended the threads before their work was done.
@@ -455,6 +467,7 @@ impl Projector {
     fn wake(&self) {
         self.wakers.iter().for_each(|wake| wake());
         self.shared.checkpointer.wake();
+        self.shared.export.wake();
     }
 }
 

@@ -12,6 +12,7 @@ use tally_log::EventLog;
 
 use crate::checkpoint::Checkpointer;
 use crate::error::StateError;
+use crate::export::Bell;
 use crate::metrics::Metrics;
 use crate::projector::Options;
 use crate::store::{Store, layout};
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) options: Options,
     pub(crate) checkpointer: Checkpointer,
+    pub(crate) export: Bell,
     /// Set once: workers end when they reach these offsets.
     pub(crate) stop_at: OnceLock<Vec<Offset>>,
     /// Workers and checkpointer end at once.
@@ -76,7 +78,7 @@ impl Shared {
 
     /// Says for good why numbers will no longer move, and lets the waiters of `partitions` go.
     pub(crate) fn fail(&self, partitions: &[Partition], why: String) {
-        tracing::error!(why, "the projector has stopped");
+        tracing::error!(why, ?partitions, "the projector has stopped, or some of it");
         self.failure.lock().get_or_insert(why);
         for partition in partitions {
             self.waiters.abandon(*partition);

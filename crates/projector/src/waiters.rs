@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tally_domain::{DeadLetterReason, EventId, Offset, Partition, Verdict};
-use tally_log::AppendError;
+use tally_log::{AppendError, AppendRefused};
 use tokio::sync::{Notify, oneshot};
 
 /// What became of an event somebody waits for.
@@ -21,8 +21,22 @@ pub enum EventFate {
     Folded(Verdict),
     /// It is in the log, but the fold kept it as a dead letter.
     DeadLetter(DeadLetterReason),
-    /// It could not be appended.
+    /// The log did not take it.
+    Refused(AppendRefused),
+    /// The log took it and did not acknowledge it.
     Failed(AppendError),
+}
+
+impl From<AppendRefused> for EventFate {
+    fn from(refused: AppendRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<AppendError> for EventFate {
+    fn from(error: AppendError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Too many wait already; try again later.
@@ -240,14 +254,9 @@ impl Waiters {
         }
     }
 
-    pub(crate) fn fail_event(&self, partition: Partition, id: EventId, error: AppendError) {
+    pub(crate) fn fail_event(&self, partition: Partition, id: EventId, fate: EventFate) {
         let mut deliveries = Deliveries::default();
-        self.complete(
-            partition,
-            0,
-            [(id, EventFate::Failed(error))],
-            &mut deliveries,
-        );
+        self.complete(partition, 0, [(id, fate)], &mut deliveries);
         deliveries.send();
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
-use tally_domain::{Applied, EventId, Outcome, PartitionState, Position, Verdict};
+use tally_domain::{Applied, EventId, Outcome, Partition, PartitionState, Position, Verdict};
 use tally_log::{Batch, BatchRecord, LogReader, ReadError};
 
 use crate::checkpoint::HalfDone;
@@ -52,22 +52,47 @@ pub(crate) fn run(shared: &Shared, mut reader: Box<dyn LogReader>) {
 fn follow(shared: &Shared, reader: &mut dyn LogReader) -> Result<(), Ended> {
     let mut batch = Batch::new();
     let mut fold = Fold::new(shared);
-    while !finished(shared, &reader.positions()) {
+    let mut at = reader.positions();
+    while !at.is_empty() && !finished(shared, &at) {
         match reader.next(&mut batch, READ_WAIT) {
-            Ok(()) => fold.batch(&batch, &reader.positions())?,
+            Ok(()) => {
+                let next = reader.positions();
+                fold.batch(&batch, &next)?;
+                if next != at {
+                    shared.log.applied(&next);
+                    at = next;
+                }
+            }
             Err(ReadError::Unavailable(why)) => {
                 tracing::warn!(why, "the log can't be read; trying again");
                 shared.checkpointer.pause(RETRY_WAIT);
             }
-            Err(
-                error @ (ReadError::OutOfRange { .. }
-                | ReadError::Damaged { .. }
-                | ReadError::Replaced(_)),
-            ) => return Err(error.into()),
+            Err(error @ ReadError::OutOfRange { partition, .. }) => {
+                at = without(shared, reader, partition, error)?;
+            }
+            Err(error @ (ReadError::Damaged { .. } | ReadError::Replaced(_))) => {
+                return Err(error.into());
+            }
         }
         wait_for_checkpoint(shared)?;
     }
     Ok(())
+}
+
+/// Where the reader has given the partition up, stops only that one, and returns where the others
+/// are.
+fn without(
+    shared: &Shared,
+    reader: &dyn LogReader,
+    partition: Partition,
+    error: ReadError,
+) -> Result<Vec<Position>, Ended> {
+    let left = reader.positions();
+    if left.iter().any(|position| position.partition == partition) {
+        return Err(error.into());
+    }
+    shared.fail(&[partition], with_causes(&Ended::from(error)));
+    Ok(left)
 }
 
 fn finished(shared: &Shared, positions: &[Position]) -> bool {
@@ -86,7 +111,7 @@ fn finished(shared: &Shared, positions: &[Position]) -> bool {
 }
 
 /// Calls for a checkpoint where many values changed, and waits where far too many did: memory is
-/// bounded by it. After a failure there may be no more checkpoints, so the worker ends there.
+/// bounded by it. Where there are no more checkpoints, the worker ends.
 fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
     let enough = shared.options.checkpoint_changes;
     if shared.changed() < enough {
@@ -94,7 +119,7 @@ fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
     }
     shared.checkpointer.wake();
     while shared.changed() >= enough.saturating_mul(4) && !shared.quit.load(Ordering::Acquire) {
-        if shared.failure().is_some() {
+        if shared.checkpointer.has_given_up() {
             return Err(Ended::Full);
         }
         shared.checkpointer.pause(Duration::from_millis(100));
@@ -108,6 +133,8 @@ struct Fold<'a> {
     /// By partition: events somebody waits for.
     fates: Vec<Vec<(EventId, EventFate)>>,
     outcomes: Vec<u64>,
+    /// Whether the batch had any.
+    dead_letters: bool,
 }
 
 impl<'a> Fold<'a> {
@@ -117,6 +144,7 @@ impl<'a> Fold<'a> {
             shared,
             fates,
             outcomes: vec![0; Outcome::ALL.len()],
+            dead_letters: false,
         }
     }
 
@@ -138,6 +166,9 @@ impl<'a> Fold<'a> {
         // Before anybody is told, so that who is told finds it counted.
         if !batch.is_empty() {
             self.count(batch.len());
+        }
+        if std::mem::take(&mut self.dead_letters) {
+            self.shared.export.wake();
         }
         self.complete(positions);
         Ok(())
@@ -179,6 +210,7 @@ impl<'a> Fold<'a> {
             }
             Applied::DeadLetter(reason) => {
                 self.shared.metrics.dead_letter(reason);
+                self.dead_letters = true;
                 tracing::warn!(
                     partition = position.partition,
                     offset = position.offset,
@@ -204,12 +236,14 @@ impl<'a> Fold<'a> {
     fn complete(&mut self, positions: &[Position]) {
         let waiters = &self.shared.waiters;
         let mut deliveries = Deliveries::default();
+        let mut moved = false;
         for position in positions {
             let Some(slot) = self.shared.slot(position.partition) else {
                 continue;
             };
             // Sequentially consistent: see `Projector::wait_for_position`.
-            slot.next_offset.store(position.offset, Ordering::SeqCst);
+            let before = slot.next_offset.swap(position.offset, Ordering::SeqCst);
+            moved |= before != position.offset;
             let place = usize::try_from(position.partition).unwrap_or(usize::MAX);
             let Some(fates) = self.fates.get_mut(place) else {
                 continue;
@@ -219,6 +253,10 @@ impl<'a> Fold<'a> {
                 waiters.complete(position.partition, position.offset, fates, &mut deliveries);
             }
             fates.clear();
+        }
+        // Over a gap too, where there is nothing to count.
+        if moved {
+            self.shared.progressed();
         }
         deliveries.send();
     }
@@ -234,6 +272,5 @@ impl<'a> Fold<'a> {
             .batch_records
             .observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));
         metrics.last_progress.set(unix_seconds());
-        self.shared.progressed();
     }
 }

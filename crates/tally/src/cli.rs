@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::commands::{config, keys, log, resources, serve, state, topics};
+use crate::commands::{config, dead_letters, keys, log, resources, serve, state, topics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,6 +61,9 @@ pub(crate) enum Command {
     /// The topics on a Kafka cluster: create, check, describe
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
+    /// Records that could not be folded: list, show
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// The settings in force: show, check
     #[command(subcommand)]
     Config(config::ConfigCommand),

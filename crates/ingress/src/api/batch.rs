@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use tally_domain::{EventId, Offset, Partition};
-use tally_log::{AppendError, EventLog, NewRecord};
-use tally_projector::Projector;
+use tally_log::{AppendError, AppendRefused, EventLog, LogHealth, NewRecord};
+use tally_projector::{EventFate, Projector};
 use tokio::sync::Notify;
 
 use super::metrics::Metrics;
@@ -17,29 +17,52 @@ use super::metrics::Metrics;
 /// The most records in one append.
 pub(crate) const MAX_RECORDS: usize = 1_024;
 
+/// What the log said about one append.
+#[derive(Debug)]
+enum Said {
+    /// Nothing of it was taken.
+    Refused(AppendRefused),
+    /// One for each record.
+    Results(Vec<Result<Offset, AppendError>>),
+}
+
+impl Said {
+    fn of(&self, place: usize) -> Result<Offset, EventFate> {
+        match self {
+            Self::Refused(refused) => Err(refused.clone().into()),
+            Self::Results(results) => match results.get(place) {
+                Some(result) => result.clone().map_err(EventFate::from),
+                None => {
+                    let unsaid = "the log said nothing of it".to_owned();
+                    Err(AppendError::FateUnknown(unsaid).into())
+                }
+            },
+        }
+    }
+}
+
 /// What the log said about one append, for whoever waits past the limit of the fold.
 #[derive(Debug, Default)]
 pub(crate) struct Ack {
-    results: OnceLock<Vec<Result<Offset, AppendError>>>,
-    said: Notify,
+    said: OnceLock<Said>,
+    now: Notify,
 }
 
 impl Ack {
-    fn set(&self, results: Vec<Result<Offset, AppendError>>) {
+    fn set(&self, said: Said) {
         // The log says it once.
-        let _ = self.results.set(results);
-        self.said.notify_waiters();
+        let _ = self.said.set(said);
+        self.now.notify_waiters();
     }
 
     /// What became of the record at `place`, as soon as the log says so.
-    pub(crate) async fn of(&self, place: usize) -> Result<Offset, AppendError> {
+    pub(crate) async fn of(&self, place: usize) -> Result<Offset, EventFate> {
         loop {
-            let said = self.said.notified();
-            if let Some(results) = self.results.get() {
-                let unsaid = || AppendError::FateUnknown("the log said nothing of it".to_owned());
-                return results.get(place).cloned().unwrap_or_else(|| Err(unsaid()));
+            let now = self.now.notified();
+            if let Some(said) = self.said.get() {
+                return said.of(place);
             }
-            said.await;
+            now.await;
         }
     }
 }
@@ -119,39 +142,44 @@ impl Batches {
         let done = {
             let (projector, ids, ack) = (Arc::clone(projector), Arc::clone(&ids), Arc::clone(&ack));
             Box::new(move |results: Vec<Result<Offset, AppendError>>| {
-                fail_each(&projector, &ids, &results);
-                ack.set(results);
+                let said = Said::Results(results);
+                fail_each(&projector, &ids, &said);
+                ack.set(said);
             })
         };
         // A panic in the log must not end the only task that appends.
         let appended = catch_unwind(AssertUnwindSafe(|| log.append(records, done)));
-        let error = match appended {
+        let said = match appended {
             Ok(Ok(())) => return,
             Ok(Err(refused)) => {
                 tracing::debug!(%refused, records = many, "the log refused an append");
-                AppendError::NotWritten(refused.to_string())
+                Said::Refused(refused)
             }
-            Err(_) => AppendError::FateUnknown("the log panicked".to_owned()),
+            Err(_) => {
+                let error = AppendError::FateUnknown("the log panicked".to_owned());
+                Said::Results(vec![Err(error); many])
+            }
         };
-        let results = vec![Err(error); many];
-        fail_each(projector, &ids, &results);
-        ack.set(results);
+        fail_each(projector, &ids, &said);
+        ack.set(said);
     }
 }
 
-/// Completes the waiters of records that were not acknowledged. Those that were are completed by
-/// the fold.
-fn fail_each(
-    projector: &Projector,
-    ids: &[(Partition, EventId)],
-    results: &[Result<Offset, AppendError>],
-) {
-    let unsaid = || AppendError::FateUnknown("the log said nothing of it".to_owned());
+/// Completes the waiters of records that are not in the log. Those that are in it are completed by
+/// the fold, and so are those that may be, where it can still come to them: what it makes of them
+/// is the true answer, and past the log's limit there is time enough to say that nobody knows.
+fn fail_each(projector: &Projector, ids: &[(Partition, EventId)], said: &Said) {
+    let mut readable = None;
     for (place, (partition, id)) in ids.iter().enumerate() {
-        match results.get(place) {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => projector.fail_event(*partition, *id, error.clone()),
-            None => projector.fail_event(*partition, *id, unsaid()),
+        let Err(fate) = said.of(place) else {
+            continue;
+        };
+        if matches!(fate, EventFate::Failed(AppendError::FateUnknown(_))) {
+            let health = || !matches!(projector.log().health(), LogHealth::Failed(_));
+            if *readable.get_or_insert_with(health) {
+                continue;
+            }
         }
+        projector.fail_event(*partition, *id, fate);
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn policy(origins: &[String]) -> Cors {
             "authorization",
             "content-type",
             "idempotency-key",
+            "traceparent",
             "x-request-id",
         ])
         .expose_headers(["allow", "retry-after", "www-authenticate", "x-request-id"])

@@ -12,7 +12,7 @@ use tally_domain::{
     Counters, Event, EventId, EventTime, IdempotencyKey, InteractionType, LogId, Outcome,
     Partition, Position, PositionToken, Resource, Toggles, UserId, encode,
 };
-use tally_log::{AppendError, EventLog, NewRecord, TraceParent};
+use tally_log::{AppendError, AppendRefused, EventLog, NewRecord, TraceParent};
 use tally_projector::{EventFate, Mailbox, Projector};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,6 +24,12 @@ use super::metrics::{IngestResult, Metrics};
 
 const TOO_MANY: &str = "Too many interactions are waiting; try again soon.";
 const NOT_WRITTEN: &str = "The interaction could not be recorded; try again soon.";
+const UNREACHABLE: &str =
+    "The interaction could not be recorded, the log's brokers can't be reached; try again soon.";
+const TIMED_OUT: &str =
+    "The interaction could not be recorded, the log did not take it in time; try again soon.";
+const UNAUTHORIZED: &str = "The interaction could not be recorded, the log does not let this server write; try again later.";
+const TOO_LARGE: &str = "The interaction could not be recorded, it is larger than the log is set up to take; try again later.";
 const DISK_FULL: &str = "The interaction could not be recorded, the disk is full; try again later.";
 
 /// How long a read of the state may take.
@@ -118,7 +124,8 @@ impl Ingest {
         &self.mailbox
     }
 
-    /// Records an interaction and waits for what becomes of it.
+    /// Records an interaction and waits for what becomes of it. Without a trace of the request's
+    /// own, one begins with the event.
     ///
     /// # Errors
     /// [`ApiError::Unavailable`]: nothing was recorded. [`ApiError::FateUnknown`],
@@ -129,6 +136,7 @@ impl Ingest {
         resource: Resource,
         interaction: InteractionType,
         idempotency_key: Option<IdempotencyKey>,
+        trace: Option<TraceParent>,
     ) -> Result<Recorded, ApiError> {
         let (id, at) = self.new_id();
         let key = resource.key();
@@ -156,7 +164,7 @@ impl Ingest {
             partition,
             key: key.as_bytes().to_vec(),
             value: encode(&event),
-            traceparent: Some(TraceParent::of_event(id)),
+            traceparent: Some(trace.unwrap_or_else(|| TraceParent::of_event(id))),
         };
         let deadline = Instant::now() + self.limits.log;
         let (ack, place) = self.batches.add(id, record);
@@ -213,7 +221,8 @@ impl Ingest {
                 );
                 (IngestResult::DeadLetter, Err(ApiError::FateUnknown))
             }
-            EventFate::Failed(error) => failure(error),
+            EventFate::Refused(refused) => refusal(&refused),
+            EventFate::Failed(error) => failure(&error),
         };
         self.metrics.ingested(result);
         answer
@@ -233,7 +242,7 @@ impl Ingest {
                 let position = Position { partition, offset };
                 (IngestResult::Late, self.newest(event, position).await)
             }
-            Ok(Err(error)) => failure(error),
+            Ok(Err(fate)) => return self.verdict(event.id, fate),
             Err(_) => (IngestResult::FateUnknown, Err(ApiError::FateUnknown)),
         };
         self.metrics.ingested(result);
@@ -266,7 +275,7 @@ impl Ingest {
 }
 
 /// Waits for the log's word, past the limit for the verdict: the verdict, where it comes
-/// meanwhile after all.
+/// meanwhile after all. Where the log does not know itself, only the fold can say.
 async fn word_of_log(
     deadline: Instant,
     fate: &mut oneshot::Receiver<EventFate>,
@@ -276,26 +285,41 @@ async fn word_of_log(
     let either = async {
         tokio::select! {
             biased;
-            fate = fate => fate.ok(),
-            _ = ack.of(place) => None,
+            fate = &mut *fate => fate.ok(),
+            said = ack.of(place) => match said {
+                Err(EventFate::Failed(AppendError::FateUnknown(_))) => fate.await.ok(),
+                Ok(_) | Err(_) => None,
+            },
         }
     };
     timeout_at(deadline, either).await.ok().flatten()
 }
 
-fn failure(error: AppendError) -> (IngestResult, Result<Recorded, ApiError>) {
-    tracing::debug!(%error, "an interaction was not acknowledged");
-    let (result, error) = match error {
-        AppendError::NotWritten(_)
-        | AppendError::TimedOut(_)
-        | AppendError::Unauthorized(_)
-        | AppendError::TooLarge(_) => {
-            (IngestResult::NotWritten, ApiError::Unavailable(NOT_WRITTEN))
-        }
-        AppendError::DiskFull(_) => (IngestResult::NotWritten, ApiError::Unavailable(DISK_FULL)),
-        AppendError::FateUnknown(_) => (IngestResult::FateUnknown, ApiError::FateUnknown),
+/// The answer where nothing of it was taken.
+fn refusal(refused: &AppendRefused) -> (IngestResult, Result<Recorded, ApiError>) {
+    tracing::debug!(%refused, "an interaction was refused");
+    let detail = match refused {
+        AppendRefused::QueueFull { .. } => TOO_MANY,
+        AppendRefused::Unreachable(_) => UNREACHABLE,
+        AppendRefused::Invalid(_) | AppendRefused::Closed(_) => NOT_WRITTEN,
     };
-    (result, Err(error))
+    (IngestResult::Refused, Err(ApiError::Unavailable(detail)))
+}
+
+/// The answer where it was taken and is not known to be in the log.
+fn failure(error: &AppendError) -> (IngestResult, Result<Recorded, ApiError>) {
+    tracing::debug!(%error, "an interaction was not acknowledged");
+    let detail = match error {
+        AppendError::NotWritten(_) => NOT_WRITTEN,
+        AppendError::DiskFull(_) => DISK_FULL,
+        AppendError::TimedOut(_) => TIMED_OUT,
+        AppendError::Unauthorized(_) => UNAUTHORIZED,
+        AppendError::TooLarge(_) => TOO_LARGE,
+        AppendError::FateUnknown(_) => {
+            return (IngestResult::FateUnknown, Err(ApiError::FateUnknown));
+        }
+    };
+    (IngestResult::NotWritten, Err(ApiError::Unavailable(detail)))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};
 use tally_domain::{IdempotencyKey, Resource, UserId};
+use tally_log::TraceParent;
 
 use super::body;
 use super::error::ApiError;
@@ -11,6 +12,7 @@ use super::service::Worker;
 use super::{answer, body::Interaction};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const TRACEPARENT: &str = "traceparent";
 
 /// Media type, size, parse, key, validate, look up, record: in this order, and the first of them
 /// that fails is the answer.
@@ -41,7 +43,13 @@ pub(crate) async fn interact(
     worker.api.look_up(resource)?;
     let recorded = worker
         .ingest
-        .record(user, resource, interaction_type, key)
+        .record(
+            user,
+            resource,
+            interaction_type,
+            key,
+            trace(request.headers()),
+        )
         .await?;
     Ok(answer::interacted(resource, interaction_type, &recorded))
 }
@@ -66,5 +74,48 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
     match (IdempotencyKey::new(key), sent.next()) {
         (Ok(key), None) => Ok(Some(key)),
         (Ok(_), Some(_)) | (Err(_), _) => Err(ApiError::BadIdempotencyKey),
+    }
+}
+
+/// The trace that the request belongs to. W3C Trace Context: one that is malformed, or sent twice,
+/// is as good as none.
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut sent = headers.get_all(TRACEPARENT);
+    let first = sent.next()?;
+    if sent.next().is_some() {
+        return None;
+    }
+    first.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    /// Protects traces that clients began, and records from headers that are none.
+    #[test]
+    fn a_trace_is_taken_where_it_is_one() {
+        const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let sent = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                headers.append(HeaderName::from_static(TRACEPARENT), value);
+            }
+            trace(&headers).map(|trace| trace.to_string())
+        };
+        assert_eq!(sent(&[GOOD]).as_deref(), Some(GOOD));
+        for ignored in [
+            &[][..],
+            &["nonsense"],
+            &["00-4bf9"],
+            &[GOOD, GOOD],
+            &["\u{e4}"],
+            &["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+        ] {
+            assert_eq!(sent(ignored), None, "{ignored:?}");
+        }
     }
 }

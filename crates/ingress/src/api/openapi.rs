@@ -185,6 +185,8 @@ struct ErrorDetail {
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
             description = "Makes a retry safe: the same key with the same interaction counts once."),
+        ("traceparent" = Option<String>, Header, min_length = 55, max_length = 55,
+            description = "The trace the request belongs to (W3C Trace Context, version 00); one that is malformed is ignored."),
     ),
     request_body(content = InteractionRequest, content_type = "application/json"),
     responses(

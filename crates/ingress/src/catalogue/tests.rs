@@ -1,6 +1,7 @@
 //! The catalogue against a log in memory: what is written, what is read, and what goes wrong.
 
 use proptest::prelude::*;
+use tally_domain::{EventTime, ResourceId, ResourceType};
 
 use super::*;
 use crate::memory_log::{Fate, MemoryLog};
@@ -184,6 +185,27 @@ fn a_change_that_fails_says_what_is_known() {
     assert!(matches!(failed, CatalogueError::Append(_)));
     assert!(failed.to_string().contains("sync failed"), "{failed}");
 
+    for (fate, why) in [
+        (
+            Fate::Refused(AppendRefused::Unreachable("all down".to_owned())),
+            "brokers can't be reached: all down",
+        ),
+        (
+            Fate::Failed(AppendError::TimedOut("8 s".to_owned())),
+            "not written in time: 8 s",
+        ),
+        (
+            Fate::Failed(AppendError::Unauthorized("no ACL".to_owned())),
+            "refuses us: no ACL",
+        ),
+    ] {
+        log.set_fate(fate);
+        let said = catalogue.add(&[quest(1), quest(2)]).unwrap_err();
+        let said = said.to_string();
+        assert!(said.starts_with("nothing was changed"), "{said}");
+        assert!(said.contains(why), "{said}");
+    }
+
     log.set_fate(Fate::Silent);
     let silent = catalogue.add(&[quest(1)]).unwrap_err();
     assert!(matches!(silent, CatalogueError::Unanswered));
@@ -346,4 +368,28 @@ proptest! {
         }
         prop_assert_eq!(catalogue.skipped(), 0);
     }
+}
+
+/// Protects requests from a catalogue that stands still unseen: where its log was cut or made anew
+/// that is said for good, what was known stays known, and a change says why it is not visible.
+#[test]
+fn a_log_that_is_given_up_is_said_for_good() {
+    let log = log();
+    let catalogue = Catalogue::open_within(LIMITS, log.arc()).unwrap();
+    assert_eq!(catalogue.add(&[quest(1)]).unwrap(), 1);
+    assert_eq!(catalogue.failure(), None);
+    log.cut(ReadError::OutOfRange {
+        partition: PARTITION,
+        wanted: 1,
+        first: 0,
+        head: 0,
+    });
+    let hidden = catalogue.add(&[quest(2)]).unwrap_err();
+    assert!(matches!(
+        hidden,
+        CatalogueError::NotVisible { why: Some(_) }
+    ));
+    let failure = catalogue.failure().unwrap();
+    assert!(failure.contains("offset 1"), "{failure}");
+    assert!(catalogue.contains(quest(1)));
 }

@@ -4,17 +4,20 @@
 //!
 //! - `log`: records, and what a log is
 //! - `state`: counters, toggles, and the summary
+//! - `dead_letters`: what could not be folded
 
+mod dead_letters;
 mod log;
 mod state;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
-use tally_domain::{Partition, Resource, ResourceId, ResourceType};
+use tally_domain::{Partition, Position, Resource, ResourceId, ResourceType};
 use tally_log::ReadError;
 use tally_projector::StateError;
 
+pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
 pub use state::{dump, state_cat, state_info};
 
@@ -38,6 +41,12 @@ pub enum InspectError {
         /// The highest there is.
         last: Partition,
     },
+    /// No dead letter stands there.
+    #[error(
+        "there is no dead letter at offset {} of partition {}; `tally dead-letters list` prints all there are",
+        .0.offset, .0.partition
+    )]
+    NoDeadLetter(Position),
     /// The fold has stopped, so the state never gets to where the log is.
     #[error("the state does not include the end of the log: {0}")]
     Behind(String),

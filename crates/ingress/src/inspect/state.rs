@@ -17,12 +17,18 @@ use super::{InspectError, write_line};
 /// # Errors
 /// [`InspectError::Behind`] where the fold has stopped.
 pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
+    catch_up(projector, stop)?;
+    Ok(projector.dump()?)
+}
+
+/// Waits until the state includes everything the log holds now.
+pub(super) fn catch_up(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<(), InspectError> {
     let head = projector.log().head()?;
     loop {
         let status = projector.status();
         let mut both = status.partitions.iter().zip(&head);
         if both.all(|(partition, head)| partition.next_offset >= *head) {
-            return Ok(projector.dump()?);
+            return Ok(());
         }
         if let Some(why) = status.failure {
             return Err(InspectError::Behind(why));

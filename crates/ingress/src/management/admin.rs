@@ -7,11 +7,13 @@ use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
-use tally_domain::{Offset, Partition, Resource, ResourceId, ResourceType};
+use tally_domain::{
+    DeadLetterReason, Offset, Partition, Position, Resource, ResourceId, ResourceType,
+};
 
 use super::{Detail, Management, Parts, guard, health, stream};
 use crate::catalogue::{Catalogue, CatalogueError};
-use crate::inspect::{self, InspectError, LogCat};
+use crate::inspect::{self, DeadLetterList, InspectError, LogCat};
 
 /// The largest body, in bytes.
 pub(super) const MAX_BODY: usize = 4 << 20;
@@ -31,6 +33,7 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
                 .error_handler(|error, _| bad_request(error)),
         )
         .app_data(web::QueryConfig::default().error_handler(|error, _| bad_request(error)))
+        .app_data(web::PathConfig::default().error_handler(|error, _| bad_request(error)))
         .wrap(from_fn(move |request, next| {
             guard::local_only(bound, request, next)
         }))
@@ -39,6 +42,11 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
         .route("/log/check", web::get().to(log_check))
         .route("/state/cat", web::get().to(state_cat))
         .route("/state/info", web::get().to(state_info))
+        .route("/dead-letters", web::get().to(dead_letters))
+        .route(
+            "/dead-letters/{partition}/{offset}",
+            web::get().to(dead_letter),
+        )
         .route("/resources", web::get().to(list_resources))
         .route("/resources", web::post().to(change_resources))
 }
@@ -145,6 +153,47 @@ async fn state_info(management: web::Data<Management>) -> HttpResponse {
     streamed(management, |parts, out, stop| {
         let dump = inspect::dump(&parts.projector, stop)?;
         inspect::state_info(parts.log.as_ref(), &dump, out)
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeadLettersQuery {
+    partition: Option<Partition>,
+    from: Option<Offset>,
+    reason: Option<DeadLetterReason>,
+}
+
+async fn dead_letters(
+    management: web::Data<Management>,
+    query: web::Query<DeadLettersQuery>,
+) -> HttpResponse {
+    let DeadLettersQuery {
+        partition,
+        from,
+        reason,
+    } = *query;
+    if from.is_some() && partition.is_none() {
+        return HttpResponse::BadRequest().json(Detail::new("from needs a partition."));
+    }
+    let list = DeadLetterList {
+        partition,
+        from,
+        reason,
+    };
+    streamed(management, move |parts, out, stop| {
+        inspect::dead_letters(&parts.projector, list, out, stop)
+    })
+}
+
+async fn dead_letter(
+    management: web::Data<Management>,
+    place: web::Path<(Partition, Offset)>,
+) -> HttpResponse {
+    let (partition, offset) = *place;
+    streamed(management, move |parts, out, stop| {
+        let position = Position { partition, offset };
+        inspect::dead_letter(&parts.projector, position, out, stop)
     })
 }
 

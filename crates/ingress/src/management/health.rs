@@ -1,5 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics`: for probes and Prometheus, from anywhere.
 
+use std::time::Instant;
+
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use prometheus::{Encoder, TextEncoder};
@@ -35,7 +37,8 @@ async fn livez() -> HttpResponse {
 
 async fn readyz(management: web::Data<Management>) -> HttpResponse {
     // Asking a log for its head may block.
-    match web::block(move || management.reasons()).await {
+    let asked_at = Instant::now();
+    match web::block(move || management.reasons(asked_at)).await {
         Ok(reasons) if reasons.is_empty() => HttpResponse::Ok().json(Status {
             status: "ready",
             reasons,

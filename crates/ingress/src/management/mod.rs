@@ -30,7 +30,7 @@ use tally_projector::Projector;
 use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
-use readiness::{Code, Reason, Sample, StallWatch, judge};
+use readiness::{Code, Head, Reason, Sample, StallWatch, judge};
 
 /// How many long answers may be under way at once.
 const MAX_STREAMS: usize = 8;
@@ -64,6 +64,8 @@ pub struct Management {
     /// What is being opened, in a few words.
     step: Mutex<&'static str>,
     watch: Mutex<StallWatch>,
+    /// The log's last answer to where its head is, and when it came.
+    head: Mutex<Option<(Instant, Head)>>,
     streams: Arc<Semaphore>,
     /// Set when the watching thread shall end.
     ended: Mutex<bool>,
@@ -104,6 +106,7 @@ impl Management {
             draining: AtomicBool::new(false),
             step: Mutex::new("the process has started"),
             watch: Mutex::default(),
+            head: Mutex::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             ended: Mutex::new(false),
             wake: Condvar::new(),
@@ -139,9 +142,9 @@ impl Management {
     }
 
     /// Why the server should get no requests; empty where it should. Asks the log itself, so it
-    /// may block.
-    pub fn reasons(&self) -> Vec<Reason> {
-        let mut reasons = self.look();
+    /// may block; an answer of the log that came after `asked_at` is as good.
+    pub fn reasons(&self, asked_at: Instant) -> Vec<Reason> {
+        let mut reasons = self.look(asked_at);
         if self.draining() {
             reasons.insert(0, Reason::new(Code::Draining, "the server is stopping"));
         }
@@ -149,12 +152,27 @@ impl Management {
         reasons
     }
 
-    fn look(&self) -> Vec<Reason> {
+    /// The log's head. Whoever asks while another is at it has the same answer, so that a log that
+    /// is away, which takes long to find out, holds up nobody for longer than that.
+    fn head(&self, log: &dyn EventLog, asked_at: Instant) -> Head {
+        let mut last = self.head.lock();
+        match &*last {
+            Some((answered_at, head)) if *answered_at >= asked_at => head.clone(),
+            Some(_) | None => {
+                let head = log.head();
+                *last = Some((Instant::now(), head.clone()));
+                head
+            }
+        }
+    }
+
+    fn look(&self, asked_at: Instant) -> Vec<Reason> {
         let Some(parts) = self.parts.get() else {
             return vec![Reason::new(Code::Starting, *self.step.lock())];
         };
         let sample = Sample {
-            head: parts.log.head().map_err(|error| error.to_string()),
+            head: self.head(parts.log.as_ref(), asked_at),
+            catalogue: parts.catalogue.failure(),
             health: parts.log.health(),
             log_stalled_for: parts.log.stalled_for(),
             status: parts.projector.status(),
@@ -187,7 +205,7 @@ impl Management {
         let mut ended = self.ended.lock();
         while !*ended {
             drop(ended);
-            let reasons = self.reasons();
+            let reasons = self.reasons(Instant::now());
             if std::mem::replace(&mut was_ready, reasons.is_empty()) != reasons.is_empty() {
                 match serde_json::to_string(&reasons) {
                     Ok(reasons) if reasons != "[]" => tracing::info!(reasons, "not ready"),

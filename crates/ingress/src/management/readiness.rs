@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tally_domain::Offset;
-use tally_log::LogHealth;
+use tally_log::{LogHealth, ReadError};
 use tally_projector::Status;
 
 /// Why not, as a word.
@@ -92,9 +92,14 @@ impl StallWatch {
     }
 }
 
+/// The log's answer to where its head is.
+pub(super) type Head = Result<Vec<Offset>, ReadError>;
+
 /// What log and fold say at one moment.
 pub(super) struct Sample {
-    pub(super) head: Result<Vec<Offset>, String>,
+    pub(super) head: Head,
+    /// Why the catalogue sees no more changes, where it does not.
+    pub(super) catalogue: Option<String>,
     pub(super) health: LogHealth,
     pub(super) log_stalled_for: Option<Duration>,
     pub(super) status: Status,
@@ -122,6 +127,10 @@ pub(super) fn judge(
             stalled.as_secs()
         );
         reasons.push(Reason::new(Code::Stalled, detail));
+    }
+    if let Some(why) = &sample.catalogue {
+        let detail = format!("the catalogue does not see changes any more: {why}");
+        reasons.push(Reason::new(Code::LogFailed, detail));
     }
     let next: Vec<Offset> = sample
         .status
@@ -157,13 +166,23 @@ pub(super) fn judge(
                 reasons.push(Reason::new(Code::Stalled, detail));
             }
         }
-        Err(why) if sample.health == LogHealth::Ok => {
-            let detail = format!("the log's head can't be read: {why}");
-            reasons.push(Reason::new(Code::LogFailed, detail));
-        }
-        Err(_) => {}
+        // What ails the log itself says why already.
+        Err(_) if sample.health != LogHealth::Ok => {}
+        Err(error) => reasons.push(headless(error)),
     }
     reasons
+}
+
+/// Where the log's head can't be asked for although nothing else is wrong with the log.
+fn headless(error: &ReadError) -> Reason {
+    let code = match error {
+        // It may come back by itself: a broker that was away when it was asked.
+        ReadError::Unavailable(_) => Code::KafkaUnreachable,
+        ReadError::OutOfRange { .. } | ReadError::Damaged { .. } | ReadError::Replaced(_) => {
+            Code::LogFailed
+        }
+    };
+    Reason::new(code, format!("the log's head can't be asked for: {error}"))
 }
 
 /// How far a replay is: the records it has applied, of those it has to.
@@ -215,6 +234,7 @@ mod tests {
     fn sample(head: &[Offset], status: Status) -> Sample {
         Sample {
             head: Ok(head.to_vec()),
+            catalogue: None,
             health: LogHealth::Ok,
             log_stalled_for: None,
             status,
@@ -323,8 +343,30 @@ mod tests {
         let reasons = judge(&mut StallWatch::default(), &stopped, now, LIMIT);
         assert_eq!(codes(&reasons), [Code::Stalled]);
         let mut headless = sample(&[], status(&[5], &[5], now));
-        headless.head = Err("no answer".into());
+        for (error, code) in [
+            (
+                ReadError::Unavailable("no answer".into()),
+                Code::KafkaUnreachable,
+            ),
+            (
+                ReadError::Damaged {
+                    place: "here".into(),
+                    what: "all".into(),
+                },
+                Code::LogFailed,
+            ),
+        ] {
+            headless.head = Err(error);
+            let reasons = judge(&mut StallWatch::default(), &headless, now, LIMIT);
+            assert_eq!(codes(&reasons), [code]);
+        }
+        // Where the log itself says what ails it, that is the reason.
+        headless.health = LogHealth::DiskFull("disk".into());
         let reasons = judge(&mut StallWatch::default(), &headless, now, LIMIT);
+        assert_eq!(codes(&reasons), [Code::DiskFull]);
+        let mut blind = sample(&[5], status(&[5], &[5], now));
+        blind.catalogue = Some("its log was recreated".into());
+        let reasons = judge(&mut StallWatch::default(), &blind, now, LIMIT);
         assert_eq!(codes(&reasons), [Code::LogFailed]);
         let words = serde_json::to_string(&[
             Code::Starting,

@@ -4,7 +4,11 @@ use actix_web::body::to_bytes;
 use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service};
 
+use tally_log::storage::RealStorage;
+use tally_projector::Options;
+
 use super::*;
+use crate::memory_log::MemoryLog;
 
 async fn ask(management: &Arc<Management>, request: TestRequest) -> (StatusCode, String, String) {
     let bound = "127.0.0.1:8081".parse().unwrap();
@@ -109,6 +113,8 @@ async fn every_admin_route_is_guarded() {
         "/admin/log/check",
         "/admin/state/cat",
         "/admin/state/info",
+        "/admin/dead-letters",
+        "/admin/dead-letters/3/17",
         "/admin/resources",
         "/admin/nothing",
     ];
@@ -140,6 +146,19 @@ async fn a_wrong_query_or_body_is_a_bad_request() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
         assert!(body.starts_with(r#"{"detail":"#), "{body}");
     }
+    for path in [
+        "?from=3",
+        "?partition=-1",
+        "?reason=none",
+        "?follow=true",
+        "/3/x",
+        "/x/3",
+    ] {
+        let uri = format!("/admin/dead-letters{path}");
+        let (status, _, body) = ask(&management, local(&uri)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(body.starts_with(r#"{"detail":"#), "{body}");
+    }
     let bodies = [
         "",
         "{",
@@ -155,4 +174,46 @@ async fn a_wrong_query_or_body_is_a_bad_request() {
         let (status, _, _) = ask(&management, request).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
     }
+}
+
+/// Protects probes from a log that is away: one question is under way at a time, whoever asked
+/// meanwhile has its answer, and `/livez` waits for none of it.
+#[actix_web::test]
+async fn a_log_that_does_not_answer_is_asked_once() {
+    let management = starting();
+    let (log, catalogue_log) = (MemoryLog::new(1), MemoryLog::new(1));
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        sled_cache_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let storage = Arc::new(RealStorage);
+    let registry = Registry::new();
+    let projector = Projector::open(log.arc(), storage, dir.path(), options, &registry);
+    management.opened(Parts {
+        log: log.arc(),
+        catalogue_log: catalogue_log.arc(),
+        projector: Arc::new(projector.unwrap()),
+        catalogue: Arc::new(Catalogue::open(catalogue_log.arc()).unwrap()),
+    });
+    management.serving();
+    let before = log.heads_asked();
+    log.hold_heads(true);
+    let asked_at = Instant::now();
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let management = Arc::clone(&management);
+            std::thread::spawn(move || management.reasons(asked_at))
+        })
+        .collect();
+    let (status, _, _) = ask(&management, get("/livez")).await;
+    assert_eq!(status, StatusCode::OK);
+    log.hold_heads(false);
+    for asked in asking {
+        assert_eq!(asked.join().unwrap(), []);
+    }
+    assert_eq!(log.heads_asked() - before, 1);
+    let (status, _, body) = ask(&management, get("/readyz")).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(log.heads_asked() - before, 2, "a later question is asked");
 }

@@ -17,7 +17,7 @@
 //! - [`properties`]: librdkafka's own settings, and those that would break a promise
 //! - [`topics`]: what our topics must be like; making, describing and checking them
 //! - `log`: the log itself, put together of
-//!   - `producer`: appends and their callbacks
+//!   - `producer`: appends on their way; `delivery`: what becomes of them
 //!   - `reader`: batches, on a thread of their own
 //!   - `control`: what is asked: ends, the topic's id; and the offsets that others see
 //!   - `health`: whether log and threads work
@@ -26,6 +26,7 @@
 
 mod client;
 mod control;
+mod delivery;
 mod health;
 mod log;
 mod metrics;

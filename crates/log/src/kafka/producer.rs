@@ -3,26 +3,22 @@
 //! One thread polls a producer; delivery reports are handled and callbacks are called there. Our
 //! own bound on what waits is met before librdkafka's, so an append is refused whole or taken whole.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use prometheus::Histogram;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
-use rdkafka::statistics::Statistics;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tally_domain::{Offset, Partition};
 
 use super::client::{self, Context};
+use super::delivery::{Append, Delivery, Slot, not_acknowledged};
 use super::health::{Health, Pulse};
 use super::metrics::KafkaMetrics;
-use super::native::{Persisted, persisted};
+use super::native::Persisted;
 use super::options::{KafkaOptions, OpenError};
 use super::topics::Topic;
 use crate::bounds;
@@ -41,7 +37,7 @@ pub(super) struct Producer {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     topic: Topic,
     name: String,
     options: KafkaOptions,
@@ -75,142 +71,21 @@ struct Queue {
     unfinished: Option<AppendError>,
 }
 
-/// One append on its way.
-struct Append {
-    shared: Arc<Shared>,
-    cost: usize,
-    began: Instant,
-    left: AtomicU64,
-    results: Mutex<Vec<Result<Offset, AppendError>>>,
-    done: Mutex<Option<AppendDone>>,
-}
-
-/// Which record of which append a message is.
-pub(super) struct Slot {
-    append: Arc<Append>,
-    place: usize,
-}
-
-/// Takes what a producer says.
-struct Delivery {
-    context: Context,
-    /// By partition: the offset after the last that was acknowledged.
-    next: Vec<AtomicU64>,
-}
-
-impl ClientContext for Delivery {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.context.log(level, facility, line);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ProducerContext for Delivery {
-    type DeliveryOpaque = Box<Slot>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Box<Slot>) {
-        let shared = &slot.append.shared;
-        let result = match result {
-            Ok(message) => {
-                shared.health.delivered();
-                self.acknowledged(shared, message.partition(), message.offset())
-            }
-            Err((error, message)) => {
-                let error = not_acknowledged(error, persisted(message));
-                shared.failed(&error);
-                Err(error)
-            }
-        };
-        slot.append.set(slot.place, result);
-    }
-}
-
-impl Delivery {
-    /// The offset of an acknowledged record, where it can be believed.
-    fn acknowledged(
-        &self,
-        shared: &Shared,
-        partition: i32,
-        offset: i64,
-    ) -> Result<Offset, AppendError> {
-        let Ok(offset) = Offset::try_from(offset) else {
-            // A retry that the broker knew already is acknowledged without its place.
-            let why = "it is acknowledged without its offset".to_owned();
-            return Err(AppendError::FateUnknown(why));
-        };
-        let place = usize::try_from(partition).unwrap_or(usize::MAX);
-        let before = self
-            .next
-            .get(place)
-            .map_or(0, |next| next.fetch_max(offset + 1, Ordering::Relaxed));
-        if offset >= before {
-            return Ok(offset);
-        }
-        let why = format!(
-            "partition {partition} of topic {} acknowledged offset {offset} after {before}: the topic was deleted and made again, or lost records that it had acknowledged",
-            shared.topic.name
-        );
-        shared.health.fail(why.clone());
-        Err(AppendError::FateUnknown(why))
-    }
-}
-
-/// What a failed delivery means.
-fn not_acknowledged(error: &KafkaError, persisted: Persisted) -> AppendError {
-    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-    let why = code.to_string();
-    if persisted == Persisted::Perhaps {
-        return AppendError::FateUnknown(why);
-    }
-    if code == RDKafkaErrorCode::MessageTimedOut {
-        AppendError::TimedOut("no broker took it within kafka.delivery_timeout".to_owned())
-    } else if [
-        RDKafkaErrorCode::TopicAuthorizationFailed,
-        RDKafkaErrorCode::ClusterAuthorizationFailed,
-    ]
-    .contains(&code)
-    {
-        AppendError::Unauthorized(why)
-    } else if code == RDKafkaErrorCode::MessageSizeTooLarge {
-        AppendError::TooLarge(format!("{why}; raise the topic's max.message.bytes"))
-    } else {
-        AppendError::NotWritten(why)
-    }
-}
-
-impl Append {
-    /// Notes what became of a record; the last one tells.
-    fn set(&self, place: usize, result: Result<Offset, AppendError>) {
-        if let Some(to) = self.results.lock().get_mut(place) {
-            *to = result;
-        }
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.tell();
-        }
-    }
-
-    fn tell(&self) {
-        let results = std::mem::take(&mut *self.results.lock());
-        let Some(done) = self.done.lock().take() else {
-            return;
-        };
-        self.shared.finished(self, &results);
-        if catch_unwind(AssertUnwindSafe(|| done(results))).is_err() {
-            tracing::error!(log = self.shared.name, "a callback of an append panicked");
-        }
-        self.shared.told();
-    }
-}
-
 impl Shared {
-    fn failed(&self, error: &AppendError) {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.topic.name
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Takes note of a record that was not acknowledged.
+    pub(super) fn failed(&self, error: &AppendError) {
         let metric = match error {
             AppendError::NotWritten(_) | AppendError::DiskFull(_) => &self.metrics.write_errors,
             AppendError::TimedOut(_) => &self.metrics.timed_out,
@@ -223,7 +98,7 @@ impl Shared {
     }
 
     /// Frees an append's place in the queue and counts it.
-    fn finished(&self, append: &Append, results: &[Result<Offset, AppendError>]) {
+    pub(super) fn finished(&self, append: &Append, results: &[Result<Offset, AppendError>]) {
         let good = results.iter().filter(|result| result.is_ok()).count();
         self.metrics
             .appended_records
@@ -249,7 +124,7 @@ impl Shared {
     }
 
     /// An append's callback has returned.
-    fn told(&self) {
+    pub(super) fn told(&self) {
         let mut queue = self.queue.lock();
         queue.appends = queue.appends.saturating_sub(1);
         if queue.appends == 0 {
@@ -299,10 +174,7 @@ impl Shared {
         let error = not_acknowledged(&error, Persisted::No);
         self.failed(&error);
         let Slot { append, place } = *message.delivery_opaque;
-        if let Some(to) = append.results.lock().get_mut(place) {
-            *to = Err(error);
-        }
-        if append.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if append.is_last(place, Err(error)) {
             // Never on the thread that appends.
             self.untold.lock().push(append);
         }
@@ -379,10 +251,7 @@ fn make_client(
 ) -> Result<BaseProducer<Delivery>, OpenError> {
     let label = format!("{name}-producer");
     let context = Context::new(&label, kafka.client(&label), Arc::default());
-    let delivery = Delivery {
-        context,
-        next: (0..topic.partitions).map(|_| AtomicU64::new(0)).collect(),
-    };
+    let delivery = Delivery::new(context, topic.partitions);
     let config = client::producer(options, &label);
     BaseProducer::from_config_and_context(&config, delivery).map_err(client::not_made(options))
 }
@@ -432,15 +301,7 @@ impl Producer {
         }
         let cost = bytes.saturating_add(records.len() * RECORD_OVERHEAD);
         shared.admit(records.len(), cost)?;
-        let unsaid = || AppendError::FateUnknown("nothing was said of it".to_owned());
-        let append = Arc::new(Append {
-            shared: Arc::clone(shared),
-            cost,
-            began: Instant::now(),
-            left: AtomicU64::new(u64::try_from(records.len()).unwrap_or(u64::MAX)),
-            results: Mutex::new(records.iter().map(|_| Err(unsaid())).collect()),
-            done: Mutex::new(Some(done)),
-        });
+        let append = Arc::new(Append::new(shared, records.len(), cost, done));
         if records.is_empty() {
             shared.untold.lock().push(append);
             return Ok(());

@@ -17,7 +17,8 @@
 use tally_domain::dead_letter::DeadLetterReason;
 use tally_domain::remembered::RememberedKey;
 use tally_domain::{
-    Counters, DeadLetter, EventId, Offset, Partition, Resource, ResourceType, Toggles, UserId,
+    Counters, DeadLetter, EventId, Offset, Partition, Position, Resource, ResourceType, Toggles,
+    UserId,
 };
 
 use crate::error::StateError;
@@ -324,4 +325,31 @@ pub fn dead_letter_value(letter: &DeadLetter) -> Vec<u8> {
     };
     // Strings, integers and bytes always serialise into memory.
     serde_json::to_vec(&stored).unwrap_or_default()
+}
+
+/// The dead letter of a partition in a key and its value.
+///
+/// # Errors
+/// [`StateError::Damaged`].
+pub fn dead_letter_from(
+    partition: Partition,
+    key: &[u8],
+    value: &[u8],
+) -> Result<DeadLetter, StateError> {
+    let offset = key.get(5..).and_then(|offset| offset.try_into().ok());
+    let stored: Option<StoredDeadLetter> = serde_json::from_slice(value).ok();
+    let (Some(offset), Some(stored)) = (offset, stored) else {
+        return Err(wrong("a dead letter"));
+    };
+    Ok(DeadLetter {
+        position: Position {
+            partition,
+            offset: Offset::from_be_bytes(offset),
+        },
+        reason: stored.reason,
+        detail: stored.detail,
+        append_time_millis: stored.append_time_millis,
+        key: stored.key,
+        value: stored.value,
+    })
 }

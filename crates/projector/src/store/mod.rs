@@ -57,7 +57,20 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// Where the store can't be read, or the visitor says so.
-    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.scan_from(prefix, prefix, visit)
+    }
+
+    /// Visits all keys with a prefix that are not below `from`, in order.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    fn scan_from(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError>;
 
     /// Writes a value, or removes the key where it is `None`. Neither atomic with other writes
     /// nor durable before [`flush`](Self::flush).

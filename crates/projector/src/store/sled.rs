@@ -67,9 +67,17 @@ impl Store for SledStore {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let mut entries = self.db.scan_prefix(prefix);
+    fn scan_from(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        let mut entries = self.db.range(from..);
         while let Some((key, value)) = guarded("scan", || entries.next().transpose())? {
+            if !key.starts_with(prefix) {
+                break;
+            }
             visit(&key, &value)?;
         }
         Ok(())

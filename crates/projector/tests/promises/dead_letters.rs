@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tally_domain::{DeadLetterReason, Event, EventTime, InteractionType, Position};
-use tally_projector::EventFate;
+use tally_domain::{DeadLetter, DeadLetterReason, Event, EventTime, InteractionType, Position};
 use tally_projector::store::{SledStore, Store as _, layout};
+use tally_projector::{EventFate, Projector, StateError};
 
 use crate::common::{
-    MemoryLog, NOW, Opening, catch_up, event, folded, history, open, resource, user, wait, waiter,
+    FaultyDisk, MemoryLog, NOW, Opening, catch_up, event, folded, history, open, resource, user,
+    wait, waiter,
 };
 
 const MINUTES: u64 = 60_000;
@@ -138,4 +140,88 @@ fn the_waiter_of_a_dead_letter_is_told() {
     log.add_raw(elsewhere, b"ai_note:15", &tally_domain::encode(&misplaced));
     let reason = DeadLetterReason::WrongPartition;
     assert_eq!(wait(waiter.unwrap()), Ok(EventFate::DeadLetter(reason)));
+}
+
+/// All dead letters of a partition, in pages of so many.
+fn paged(projector: &Projector, partition: u32, at_most: usize) -> Vec<DeadLetter> {
+    let mut all: Vec<DeadLetter> = Vec::new();
+    let mut offset = 0;
+    loop {
+        let page = projector
+            .dead_letters(Position { partition, offset }, at_most)
+            .unwrap();
+        assert!(page.len() <= at_most);
+        let Some(last) = page.last() else {
+            return all;
+        };
+        offset = last.position.offset + 1;
+        all.extend(page);
+    }
+}
+
+/// Protects: every dead letter can be read, once and in order, wherever it is: written down, taken
+/// by a checkpoint that failed, or new; and the bytes are the record's.
+#[test]
+fn dead_letters_are_read_wherever_they_are() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let disk = FaultyDisk::default();
+    let opening = Opening {
+        storage: Arc::new(disk.clone()),
+        ..Opening::default()
+    };
+    let projector = opening.open(&log, dir.path());
+    let mut expected = Vec::new();
+    let mut add = |many: u8| {
+        log.add_all(&history(0, 20));
+        for n in 0..many {
+            let value = [b'\xff', n];
+            expected.push((log.add_raw(1, &[b'k', n], &value), value.to_vec()));
+            log.add_raw(2, b"", b"of another partition");
+        }
+        catch_up(&projector);
+        expected.clone()
+    };
+    for (many, disk_fails) in [(0, false), (5, false), (4, true), (3, true), (0, false)] {
+        let expected = add(many);
+        for at_most in [1, 4, 100] {
+            let found = paged(&projector, 1, at_most);
+            let found: Vec<_> = found
+                .into_iter()
+                .map(|letter| (letter.position, letter.value))
+                .collect();
+            assert_eq!(found, expected, "{many} more, {at_most} at a time");
+        }
+        disk.watch(disk_fails.then_some(0));
+        assert_eq!(projector.checkpoint().is_err(), disk_fails);
+        assert_eq!(paged(&projector, 1, 3).len(), expected.len());
+    }
+    let letter = &paged(&projector, 1, 1)[0];
+    assert_eq!(letter.reason, DeadLetterReason::Undecodable);
+    assert_eq!(
+        (&*letter.key, letter.append_time_millis),
+        (&b"k\0"[..], NOW)
+    );
+    let nowhere = Position {
+        partition: 99,
+        offset: 0,
+    };
+    let refused = projector.dead_letters(nowhere, 1);
+    assert!(matches!(refused, Err(StateError::NoSuchPartition(99))));
+}
+
+/// Protects memory: a page of large letters has few of them.
+#[test]
+fn a_page_is_bounded_in_bytes() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    for _ in 0..5 {
+        log.add_raw(0, b"", &vec![0xff; 600 << 10]);
+    }
+    catch_up(&projector);
+    let from = Position {
+        partition: 0,
+        offset: 0,
+    };
+    assert_eq!(projector.dead_letters(from, 100).unwrap().len(), 2);
+    assert_eq!(paged(&projector, 0, 100).len(), 5);
 }

@@ -74,6 +74,117 @@ fn a_damaged_log_stops_the_fold_and_says_so() {
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }
 
+/// Protects: a partition that is cut or made anew stops alone, loudly; the others are folded as
+/// before, and what came of them is written down at the end.
+#[test]
+fn a_partition_that_is_given_up_stops_alone() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 50));
+    catch_up(&projector);
+    let like = event(1, 15, InteractionType::Like, None);
+    let cut = like.resource.partition(log.identity.partitions);
+    let waiting = waiter(&projector, &like);
+    log.cut(cut, true);
+    assert!(wait(waiting).is_err());
+    assert!(wait(waiter(&projector, &like)).is_err(), "a later one");
+    let failure = projector.status().failure.unwrap();
+    assert!(failure.contains(&format!("partition {cut}")), "{failure}");
+
+    let before = projector.status().partitions;
+    let events = history(50, 50);
+    let of_cut =
+        |event: &tally_domain::Event| event.resource.partition(log.identity.partitions) == cut;
+    log.add_all(&events);
+    for event in events.iter().filter(|event| !of_cut(event)) {
+        let head = log.arc().head().unwrap();
+        let partition = event.resource.partition(log.identity.partitions);
+        let offset = head[usize::try_from(partition).unwrap()] - 1;
+        let position = Position { partition, offset };
+        let applied = projector.wait_for_position(position, &Mailbox::direct());
+        assert_eq!(wait(applied.unwrap()), Ok(()));
+    }
+    let place = usize::try_from(cut).unwrap();
+    assert_eq!(projector.status().partitions[place], before[place]);
+    let stopped = projector.stop(LIMIT);
+    assert!(matches!(stopped, Err(StateError::Failed(why)) if why == failure));
+    assert_eq!(projector.status().changed, 0, "all is written down");
+}
+
+/// Protects: a log that a reader can't go on with at all ends the fold of all it reads.
+#[test]
+fn a_partition_that_is_not_given_up_stops_its_worker() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let opening = Opening::with(Options {
+        workers: 1,
+        ..options()
+    });
+    let projector = opening.open(&log, dir.path());
+    let waiting: Vec<_> = (0..4)
+        .map(|partition| {
+            let nowhere = Position {
+                partition,
+                offset: 1_000,
+            };
+            projector.wait_for_position(nowhere, &Mailbox::direct())
+        })
+        .collect();
+    log.cut(2, false);
+    for waiting in waiting {
+        assert!(wait(waiting.unwrap()).is_err());
+    }
+    let failure = projector.status().failure.unwrap();
+    assert!(failure.contains("partition 2"), "{failure}");
+}
+
+/// Protects: one partition that has stopped does not stop the others when far too much changed:
+/// they wait for the checkpoint, which still comes.
+#[test]
+fn a_stopped_partition_leaves_the_others_their_checkpoints() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let opening = Opening::with(Options {
+        checkpoint_changes: 5,
+        ..options()
+    });
+    let projector = opening.open(&log, dir.path());
+    log.cut(0, true);
+    eventually("a failure", || projector.status().failure.is_some());
+    let like = |by: u64, id: u64| event(by, id, InteractionType::Like, None);
+    let elsewhere =
+        |event: &tally_domain::Event| event.resource.partition(log.identity.partitions) != 0;
+    for turn in 0..5 {
+        let many = (0..200).map(|n| like(turn * 200 + n, n));
+        let events: Vec<_> = many.filter(elsewhere).collect();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| waiter(&projector, event))
+            .collect();
+        log.add_all(&events);
+        for told in told {
+            assert!(matches!(wait(told), Ok(EventFate::Folded(_))));
+        }
+    }
+}
+
+/// Protects: tools that show how far a log's readers are see what is applied, gaps included.
+#[test]
+fn the_log_is_told_how_far_the_fold_is() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 100));
+    eventually("all is told", || log.applied() == log.arc().head().unwrap());
+    let before = projector.status().last_progress;
+    eventually("a gap is progress", || {
+        log.skip(2, 3);
+        projector.status().last_progress > before
+    });
+    eventually("the gap is told", || {
+        log.applied() == log.arc().head().unwrap()
+    });
+    let next_offset = projector.status().partitions[2].next_offset;
+    assert_eq!(log.applied()[2], next_offset);
+}
+
 /// Protects: a clean stop applies all that the log holds and writes it down, so that the next
 /// start replays nothing, even where far more changed than a checkpoint should hold.
 #[test]

@@ -12,6 +12,8 @@ mod dead_letters;
 #[cfg(test)]
 mod dump;
 #[cfg(test)]
+mod export;
+#[cfg(test)]
 mod following;
 #[cfg(test)]
 mod life;

@@ -60,7 +60,9 @@ fn a_duplicate_and_a_conflict_have_their_own_positions() {
     let positions = log.add_all(&events);
     let verdicts = waiters.map(|waiter| match wait(waiter).unwrap() {
         EventFate::Folded(verdict) => verdict,
-        fate @ (EventFate::DeadLetter(_) | EventFate::Failed(_)) => panic!("{fate:?}"),
+        fate @ (EventFate::DeadLetter(_) | EventFate::Refused(_) | EventFate::Failed(_)) => {
+            panic!("{fate:?}")
+        }
     });
 
     assert_eq!(verdicts.map(|verdict| verdict.position).to_vec(), positions);

@@ -7,6 +7,7 @@
 pub(crate) mod bench;
 pub(crate) mod config;
 mod copy;
+pub(crate) mod dead_letters;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Log(command) => log::run(&command, &config)?,
         Command::State(command) => state::run(&command, &config)?,
         Command::Topics(command) => topics::run(&command, &config)?,
+        Command::DeadLetters(command) => dead_letters::run(&command, &config)?,
         Command::Config(command) => config::run(&command, &config, &sources)?,
     }
     Ok(ExitCode::SUCCESS)

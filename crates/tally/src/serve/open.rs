@@ -91,8 +91,12 @@ pub(super) fn everything(
     let catalogue = Arc::new(catalogue(&logs.catalogue)?);
     seed(config, &logs, &catalogue)?;
     management.opening("opening the state");
-    // Hand-over: `logs.dead_letters` goes to the projector's exporter of dead letters here.
     let projector = Arc::new(projector(config, dir, &logs.interactions, registry)?);
+    if let Some(to) = &logs.dead_letters {
+        projector
+            .export_dead_letters(Arc::clone(to))
+            .map_err(Failure::of)?;
+    }
     management.opened(Parts {
         log: Arc::clone(&logs.interactions),
         catalogue_log: Arc::clone(&logs.catalogue),

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use prometheus::Registry;
 use tally_domain::ResourceType;
 use tally_log::storage::RealStorage;
-use tally_log::{AppendRefused, ReadError};
+use tally_log::{LogHealth, ReadError};
 use tally_projector::Options;
 use tempfile::TempDir;
 
@@ -77,13 +77,13 @@ fn quest(id: u64) -> Resource {
 
 async fn record(ingest: &Ingest, on: u64, what: InteractionType) -> Result<Recorded, ApiError> {
     let user = UserId::new("someone").unwrap();
-    ingest.record(user, quest(on), what, None).await
+    ingest.record(user, quest(on), what, None, None).await
 }
 
 async fn with_key(ingest: &Ingest, what: InteractionType) -> Result<Recorded, ApiError> {
     let key = IdempotencyKey::new("k").ok();
     let user = UserId::new("someone").unwrap();
-    ingest.record(user, quest(1), what, key).await
+    ingest.record(user, quest(1), what, key, None).await
 }
 
 /// Protects the answer: the verdict on this very event, the state with it, and where it stands.
@@ -133,23 +133,46 @@ async fn what_the_log_does_not_acknowledge_is_503_of_its_kind() {
     let ingest = world.ingest(LONG, LONG);
     let started = std::time::Instant::now();
     let text = || "as the test wants it".to_owned();
-    let unavailable = ApiError::Unavailable(NOT_WRITTEN);
+    // What is of unknown fate then is never known.
+    world.log.set_health(LogHealth::Failed(text()));
+    let refused = Fate::Refused;
+    let failed = Fate::Failed;
+    let unavailable = ApiError::Unavailable;
     let cases = [
         (
-            Fate::Refused(AppendRefused::QueueFull { queued_bytes: 1 }),
-            unavailable.clone(),
+            refused(AppendRefused::QueueFull { queued_bytes: 1 }),
+            unavailable(TOO_MANY),
         ),
         (
-            Fate::Refused(AppendRefused::Closed(text())),
-            unavailable.clone(),
-        ),
-        (Fate::Failed(AppendError::NotWritten(text())), unavailable),
-        (
-            Fate::Failed(AppendError::DiskFull(text())),
-            ApiError::Unavailable(DISK_FULL),
+            refused(AppendRefused::Closed(text())),
+            unavailable(NOT_WRITTEN),
         ),
         (
-            Fate::Failed(AppendError::FateUnknown(text())),
+            refused(AppendRefused::Unreachable(text())),
+            unavailable(UNREACHABLE),
+        ),
+        (
+            failed(AppendError::NotWritten(text())),
+            unavailable(NOT_WRITTEN),
+        ),
+        (
+            failed(AppendError::DiskFull(text())),
+            unavailable(DISK_FULL),
+        ),
+        (
+            failed(AppendError::TimedOut(text())),
+            unavailable(TIMED_OUT),
+        ),
+        (
+            failed(AppendError::Unauthorized(text())),
+            unavailable(UNAUTHORIZED),
+        ),
+        (
+            failed(AppendError::TooLarge(text())),
+            unavailable(TOO_LARGE),
+        ),
+        (
+            failed(AppendError::FateUnknown(text())),
             ApiError::FateUnknown,
         ),
         (Fate::Panics, ApiError::FateUnknown),
@@ -167,9 +190,71 @@ async fn what_the_log_does_not_acknowledge_is_503_of_its_kind() {
     }
     assert!(started.elapsed() < LONG, "told at once");
     // The thread's way into the log is as good as before.
+    world.log.set_health(LogHealth::Ok);
     world.log.set_fate(Fate::Taken);
     let view = record(&ingest, 1, InteractionType::View).await.unwrap();
     assert_eq!((view.outcome, world.records()), (Some(Outcome::Applied), 1));
+}
+
+/// Protects a true answer where the log does not know: the fold does, once it sees the event.
+#[actix_web::test]
+async fn an_event_of_unknown_fate_that_the_fold_sees_has_its_verdict() {
+    let world = World::new();
+    let patient = world.ingest(LONG, LONG);
+    let first = with_key(&patient, InteractionType::View).await.unwrap();
+    assert_eq!(first.outcome, Some(Outcome::Applied));
+    // Told of it within the limit for the verdict, and past it.
+    for (verdict, outcome) in [
+        (LONG, Ok(Some(Outcome::Duplicate))),
+        (Duration::ZERO, Ok(Some(Outcome::Duplicate))),
+    ] {
+        let ingest = world.ingest(verdict, LONG);
+        world.stop_the_fold();
+        world.log.set_fate(Fate::Unknown);
+        let mut again = Box::pin(with_key(&ingest, InteractionType::View));
+        let mut other = Box::pin(with_key(&ingest, InteractionType::Share));
+        for waiting in [&mut again, &mut other] {
+            assert!(timeout(SHORT, waiting).await.is_err(), "it waits");
+        }
+        assert_eq!(world.waiters(), 2);
+        world.log.set_unreadable(None);
+        assert_eq!(again.await.map(|recorded| recorded.outcome), outcome);
+        assert_eq!(other.await, Err(ApiError::KeyReused));
+        assert_eq!(world.waiters(), 0);
+    }
+}
+
+/// Protects a client from waiting for ever for an event that never comes: until the limit of the
+/// log, which holds from the append on.
+#[actix_web::test]
+async fn an_event_of_unknown_fate_is_waited_for_until_the_limit() {
+    let world = World::new();
+    let unknown = AppendError::FateUnknown("as the test wants it".to_owned());
+    world.log.set_fate(Fate::Failed(unknown));
+    let ingest = world.ingest(LONG, LONG * 5);
+    tokio::time::pause();
+    let started = Instant::now();
+    let answer = record(&ingest, 1, InteractionType::View).await;
+    assert_eq!(answer, Err(ApiError::FateUnknown));
+    assert_eq!(started.elapsed().as_secs(), 5 * LONG.as_secs());
+    assert_eq!(world.waiters(), 0);
+}
+
+/// Protects a client's trace from being cut, and each record from having none.
+#[actix_web::test]
+async fn the_trace_is_the_requests_or_begins_with_the_event() {
+    let world = World::new();
+    let ingest = world.ingest(LONG, LONG);
+    let home = quest(1).partition(PARTITIONS);
+    let own = record(&ingest, 1, InteractionType::View).await.unwrap();
+    let clients: TraceParent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        .parse()
+        .unwrap();
+    let user = UserId::new("someone").unwrap();
+    let traced = ingest.record(user, quest(1), InteractionType::View, None, Some(clients));
+    assert!(traced.await.is_ok());
+    let begun = TraceParent::of_event(own.event_id);
+    assert_eq!(world.log.traces(home), [Some(begun), Some(clients)]);
 }
 
 /// Protects the promise that a success is durable: a fold that is late does not fail what is in

@@ -285,8 +285,13 @@ impl Store for FaultyStore {
         self.store.get(key)
     }
 
-    fn scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        self.store.scan(prefix, visit)
+    fn scan_from(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
+        self.store.scan_from(prefix, from, visit)
     }
 
     fn put(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {

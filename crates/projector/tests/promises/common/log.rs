@@ -1,5 +1,6 @@
 //! A log in memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,26 @@ struct Inner {
     held: bool,
     fault: Option<ReadError>,
     faults_met: u64,
+    /// Partitions that can't be read on, and whether readers give them up.
+    cut: BTreeMap<Partition, bool>,
+    /// How far readers said they are.
+    applied: Vec<Offset>,
+    appends: Appends,
+}
+
+/// What comes of appends.
+#[derive(Clone, Default)]
+pub(crate) enum Appends {
+    #[default]
+    Taken,
+    Refused(AppendRefused),
+    /// Every second record fails, those are in the log where that is unknown.
+    Failing(AppendError),
+    /// A record with a larger value is refused alone, or with all of its append.
+    UpTo {
+        bytes: usize,
+        alone: bool,
+    },
 }
 
 fn place(partition: Partition) -> usize {
@@ -58,6 +79,9 @@ impl MemoryLog {
             held: false,
             fault: None,
             faults_met: 0,
+            cut: BTreeMap::new(),
+            applied: vec![0; many],
+            appends: Appends::Taken,
         };
         Self {
             identity: LogIdentity { id, partitions },
@@ -134,6 +158,22 @@ impl MemoryLog {
         self.shared.1.notify_all();
     }
 
+    /// Fails reads of a partition from now on; readers give it up, or stand where they stood.
+    pub(crate) fn cut(&self, partition: Partition, given_up: bool) {
+        self.shared.0.lock().cut.insert(partition, given_up);
+        self.shared.1.notify_all();
+    }
+
+    /// How far readers said they are.
+    pub(crate) fn applied(&self) -> Vec<Offset> {
+        self.shared.0.lock().applied.clone()
+    }
+
+    /// What comes of appends from now on.
+    pub(crate) fn set_appends(&self, appends: Appends) {
+        self.shared.0.lock().appends = appends;
+    }
+
     /// Waits until so many reads more have failed.
     pub(crate) fn await_failed_reads(&self, more: u64) {
         let (inner, changed) = &*self.shared;
@@ -185,7 +225,32 @@ impl EventLog for MemoryLog {
     }
 
     fn append(&self, records: Vec<NewRecord>, done: AppendDone) -> Result<(), AppendRefused> {
-        let add = |r: NewRecord| Ok(self.add_raw(r.partition, &r.key, &r.value).offset);
+        let appends = self.shared.0.lock().appends.clone();
+        let large = |r: &NewRecord| match appends {
+            Appends::UpTo { bytes, .. } => r.value.len() > bytes,
+            Appends::Taken | Appends::Refused(_) | Appends::Failing(_) => false,
+        };
+        match &appends {
+            Appends::Refused(refused) => return Err(refused.clone()),
+            Appends::UpTo { alone: false, .. } if records.iter().any(large) => {
+                return Err(AppendRefused::Invalid("too large".to_owned()));
+            }
+            Appends::Taken | Appends::Failing(_) | Appends::UpTo { .. } => {}
+        }
+        let mut number = 0;
+        let add = |r: NewRecord| {
+            number += 1;
+            let failing = match &appends {
+                Appends::Failing(error) if number % 2 == 0 => Some(error.clone()),
+                Appends::Failing(_) | Appends::Taken | Appends::Refused(_) => None,
+                Appends::UpTo { .. } => {
+                    large(&r).then(|| AppendError::TooLarge("too large".to_owned()))
+                }
+            };
+            let kept = matches!(failing, None | Some(AppendError::FateUnknown(_)));
+            let offset = kept.then(|| self.add_raw(r.partition, &r.key, &r.value).offset);
+            failing.map_or_else(|| Ok(offset.unwrap_or_default()), Err)
+        };
         done(records.into_iter().map(add).collect());
         Ok(())
     }
@@ -219,6 +284,13 @@ impl EventLog for MemoryLog {
         Ok(self.shared.0.lock().head.clone())
     }
 
+    fn applied(&self, next: &[Position]) {
+        let mut inner = self.shared.0.lock();
+        for Position { partition, offset } in next {
+            inner.applied[place(*partition)] = *offset;
+        }
+    }
+
     fn stalled_for(&self) -> Option<Duration> {
         None
     }
@@ -249,6 +321,18 @@ impl LogReader for MemoryReader {
                 inner.faults_met += 1;
                 changed.notify_all();
                 return Err(fault);
+            }
+            let cut = |at: &Position| inner.cut.contains_key(&at.partition);
+            if let Some(Position { partition, offset }) = self.at.iter().copied().find(cut) {
+                if inner.cut[&partition] {
+                    self.at.retain(|at| at.partition != partition);
+                }
+                return Err(ReadError::OutOfRange {
+                    partition,
+                    wanted: offset,
+                    first: 0,
+                    head: 0,
+                });
             }
             let mut moved = false;
             for position in self.at.iter_mut().filter(|_| !inner.held) {

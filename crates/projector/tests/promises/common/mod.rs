@@ -22,7 +22,7 @@ use tally_projector::{EventFate, Mailbox, OpenError, Options, Projector, StoreEr
 use tokio::sync::oneshot;
 
 pub(crate) use self::faults::{FaultyDisk, FaultyStore, photograph};
-pub(crate) use self::log::{MemoryLog, NOW, PARTITIONS};
+pub(crate) use self::log::{Appends, MemoryLog, NOW, PARTITIONS};
 pub(crate) use self::reference::{folded, folded_below, verdicts};
 
 /// Longer than anything here takes, so that a test that waits in vain ends.
@@ -104,6 +104,13 @@ impl Opening {
         )]
         let whole = sum as u64;
         whole
+    }
+
+    /// A gauge that has no labels.
+    pub(crate) fn gauge(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.unwrap().get_metric()[0].get_gauge().get_value()
     }
 
     /// How many records were folded or kept as dead letters since the start.

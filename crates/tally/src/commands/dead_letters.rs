@@ -1,0 +1,132 @@
+//! `tally dead-letters`: records that could not be folded, with the reason and their bytes.
+
+use clap::Subcommand;
+use tally_domain::{DeadLetterReason, Offset, Partition, Position};
+use tally_ingress::inspect::{self, DeadLetterList};
+
+use super::folder::{self, Folder};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::output;
+
+/// What to do with the dead letters.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Examples:\n  tally dead-letters list --reason undecodable\n  tally dead-letters show 3 17"
+)]
+pub(crate) enum DeadLettersCommand {
+    /// Print all dead letters, one line of JSON each, without their values
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// Only this partition
+        #[arg(long, value_name = "N")]
+        partition: Option<Partition>,
+        /// Only this reason: undecodable, unknown_version, wrong_partition or future_time
+        #[arg(long, value_name = "REASON", value_parser = parse_reason)]
+        reason: Option<DeadLetterReason>,
+    },
+    /// Print one dead letter with its value
+    #[command(after_help = SHOW_EXAMPLES)]
+    Show {
+        /// The partition it stands in
+        #[arg(value_name = "PARTITION")]
+        partition: Partition,
+        /// Its offset there
+        #[arg(value_name = "OFFSET")]
+        offset: Offset,
+    },
+}
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  tally dead-letters list
+  tally dead-letters list --partition 3
+  tally dead-letters list --reason unknown_version | wc -l
+
+Lines are in the order of partitions and offsets; a key that is no text is \"key_base64\".";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  tally dead-letters show 3 17
+  tally dead-letters show 3 17 | jq -r .value_base64 | base64 -d
+
+\"value\" is there where the value is text, \"value_base64\" always.";
+
+fn parse_reason(text: &str) -> Result<DeadLetterReason, String> {
+    let all = DeadLetterReason::ALL;
+    let found = all.iter().find(|reason| reason.as_str() == text);
+    found.copied().ok_or_else(|| {
+        let words: Vec<&str> = all.iter().map(|reason| reason.as_str()).collect();
+        format!("a reason is one of {}", words.join(", "))
+    })
+}
+
+/// Prints what is asked for.
+pub(crate) fn run(command: &DeadLettersCommand, config: &Config) -> Result<(), Failure> {
+    let mut out = output::stdout();
+    let opened = match Folder::existing(config)? {
+        Folder::Server(client) => return client.lines(&path(command), &mut out),
+        Folder::Opened(opened) => opened,
+    };
+    let projector = opened.projector(config)?;
+    output::inspected(match *command {
+        DeadLettersCommand::List { partition, reason } => {
+            let list = DeadLetterList {
+                partition,
+                from: None,
+                reason,
+            };
+            inspect::dead_letters(&projector, list, &mut out, &folder::never)
+        }
+        DeadLettersCommand::Show { partition, offset } => {
+            let position = Position { partition, offset };
+            inspect::dead_letter(&projector, position, &mut out, &folder::never)
+        }
+    })
+}
+
+fn path(command: &DeadLettersCommand) -> String {
+    match command {
+        DeadLettersCommand::List { partition, reason } => {
+            let partition = partition.map(|partition| format!("partition={partition}"));
+            let reason = reason.map(|reason| format!("reason={}", reason.as_str()));
+            let query: Vec<String> = partition.into_iter().chain(reason).collect();
+            format!("/admin/dead-letters?{}", query.join("&"))
+        }
+        DeadLettersCommand::Show { partition, offset } => {
+            format!("/admin/dead-letters/{partition}/{offset}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects what the command asks a server for, and the words that it takes.
+    #[test]
+    fn the_server_is_asked_for_the_same() {
+        let list = |partition, reason| DeadLettersCommand::List { partition, reason };
+        let future = parse_reason("future_time").ok();
+        assert_eq!(future, Some(DeadLetterReason::FutureTime));
+        let said = parse_reason("future").unwrap_err();
+        assert!(said.contains("future_time"), "{said}");
+        for (command, wanted) in [
+            (list(None, None), "/admin/dead-letters?"),
+            (list(Some(3), None), "/admin/dead-letters?partition=3"),
+            (
+                list(Some(3), future),
+                "/admin/dead-letters?partition=3&reason=future_time",
+            ),
+            (
+                DeadLettersCommand::Show {
+                    partition: 3,
+                    offset: 17,
+                },
+                "/admin/dead-letters/3/17",
+            ),
+        ] {
+            assert_eq!(path(&command), wanted);
+        }
+    }
+}
