@@ -82,8 +82,12 @@ fn files(extensions: &[&str]) -> Vec<(String, String)> {
         for entry in fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
+            // In a worktree it is a file.
+            if name == ".git" {
+                continue;
+            }
             if path.is_dir() {
-                if !["target", "data", ".git"].contains(&&*name) {
+                if !["target", "data"].contains(&&*name) {
                     folders.push(path);
                 }
                 continue;

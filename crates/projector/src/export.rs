@@ -49,6 +49,8 @@ const STEP: Duration = Duration::from_millis(500);
 /// The pause after a failure, and at most after many.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+/// The pause of a partition whose copy failed while others' did not.
+const LANE_RETRY: Duration = Duration::from_millis(500);
 
 /// Wakes the thread that copies.
 #[derive(Default)]
@@ -123,6 +125,8 @@ struct Lane {
     copied: u64,
     /// The log finds the next copy too large.
     short: bool,
+    /// When the next copy is tried, after one that failed: others need not wait for it.
+    again: Option<Instant>,
 }
 
 struct Exporter<'a> {
@@ -214,6 +218,7 @@ impl<'a> Exporter<'a> {
                 next,
                 copied: all.saturating_sub(left),
                 short: false,
+                again: None,
             });
         }
         self.lanes = lanes;
@@ -310,7 +315,7 @@ impl<'a> Exporter<'a> {
             Err(trouble) => return Err(trouble),
         };
         self.alone = self.alone.saturating_sub(1);
-        let mut trouble = None;
+        let (mut copied, mut trouble) = (0, None);
         for ((place, letter), result) in letters.into_iter().zip(results) {
             let Some(lane) = self.lanes.get_mut(place) else {
                 continue;
@@ -320,13 +325,21 @@ impl<'a> Exporter<'a> {
                     lane.next = letter.position.offset.saturating_add(1);
                     lane.copied += 1;
                     lane.short = false;
+                    lane.again = None;
+                    copied += 1;
                     self.shared.metrics.exported.inc();
                 }
                 Err(AppendError::TooLarge(_)) if !lane.short => lane.short = true,
-                Err(error) => trouble = Some(error),
+                Err(error) => {
+                    lane.again = Some(Instant::now() + LANE_RETRY);
+                    trouble = Some(error);
+                }
             }
         }
-        trouble.map_or(Ok(true), |error| Err(error.into()))
+        match trouble {
+            Some(error) if copied == 0 => Err(error.into()),
+            Some(_) | None => Ok(true),
+        }
     }
 
     /// The next letters, each with its lane's place.
@@ -344,7 +357,7 @@ impl<'a> Exporter<'a> {
                 continue;
             };
             let all = self.letters(lane);
-            if all == lane.copied {
+            if all == lane.copied || lane.again.is_some_and(|again| Instant::now() < again) {
                 continue;
             }
             let from = Position {

@@ -207,6 +207,22 @@ fn what_fails_is_tried_again() {
     assert_eq!(projector.status().failure, None);
 }
 
+/// Protects: a partition that takes no copies holds up those of no other.
+#[test]
+fn one_partition_that_fails_holds_up_no_other() {
+    let (log, to, dir) = (new_log(), new_log(), tempfile::tempdir().unwrap());
+    let mut letters = Letters::new();
+    add_letters(&log, 30, &mut letters);
+    to.set_appends(Appends::FailingIn(1));
+    let projector = exporting(&Opening::default(), &log, &to, dir.path());
+    let mut others = letters.clone();
+    others.remove(&1);
+    eventually("the others", || copies(&to) == others);
+    to.set_appends(Appends::Taken);
+    eventually("all copies", || copies(&to) == letters);
+    drop(projector);
+}
+
 /// Protects: a letter that is too large for its copy holds up nothing: it is copied without its
 /// bytes, which the state keeps.
 #[test]
@@ -224,7 +240,9 @@ fn a_letter_too_large_to_copy_is_named() {
     ] {
         let bytes = match appends {
             Appends::UpTo { .. } => 2_000,
-            Appends::Taken | Appends::Refused(_) | Appends::Failing(_) => 1 << 20,
+            Appends::Taken | Appends::Refused(_) | Appends::Failing(_) | Appends::FailingIn(_) => {
+                1 << 20
+            }
         };
         let (log, to, dir) = (new_log(), new_log(), tempfile::tempdir().unwrap());
         let mut letters = Letters::new();

@@ -53,6 +53,8 @@ pub(crate) enum Appends {
     Refused(AppendRefused),
     /// Every second record fails, those are in the log where that is unknown.
     Failing(AppendError),
+    /// Those of this partition fail.
+    FailingIn(Partition),
     /// A record with a larger value is refused alone, or with all of its append.
     UpTo {
         bytes: usize,
@@ -228,14 +230,17 @@ impl EventLog for MemoryLog {
         let appends = self.shared.0.lock().appends.clone();
         let large = |r: &NewRecord| match appends {
             Appends::UpTo { bytes, .. } => r.value.len() > bytes,
-            Appends::Taken | Appends::Refused(_) | Appends::Failing(_) => false,
+            Appends::Taken | Appends::Refused(_) | Appends::Failing(_) | Appends::FailingIn(_) => {
+                false
+            }
         };
         match &appends {
             Appends::Refused(refused) => return Err(refused.clone()),
             Appends::UpTo { alone: false, .. } if records.iter().any(large) => {
                 return Err(AppendRefused::Invalid("too large".to_owned()));
             }
-            Appends::Taken | Appends::Failing(_) | Appends::UpTo { .. } => {}
+            Appends::Taken | Appends::Failing(_) | Appends::FailingIn(_) | Appends::UpTo { .. } => {
+            }
         }
         let mut number = 0;
         let add = |r: NewRecord| {
@@ -243,6 +248,8 @@ impl EventLog for MemoryLog {
             let failing = match &appends {
                 Appends::Failing(error) if number % 2 == 0 => Some(error.clone()),
                 Appends::Failing(_) | Appends::Taken | Appends::Refused(_) => None,
+                Appends::FailingIn(partition) => (r.partition == *partition)
+                    .then(|| AppendError::TimedOut("as planned".to_owned())),
                 Appends::UpTo { .. } => {
                     large(&r).then(|| AppendError::TooLarge("too large".to_owned()))
                 }
