@@ -64,12 +64,29 @@ impl Server {
     /// When the server ends before, or takes too long.
     pub fn wait_until_ready(&mut self) {
         self.wait_until_bound();
+        self.wait_for_readiness(true);
+    }
+
+    /// Waits until `/readyz` says 503, and says why.
+    ///
+    /// # Panics
+    /// When the server ends before, or takes too long.
+    #[must_use]
+    pub fn wait_until_not_ready(&mut self) -> String {
+        self.wait_for_readiness(false)
+    }
+
+    fn wait_for_readiness(&mut self, ready: bool) -> String {
         let management = self.management();
-        wait::until("/readyz", || {
+        let mut last = String::new();
+        let come = wait::within(wait::DEADLINE, || {
             self.fail_if_ended();
             let answer = Request::get("/readyz").try_send(management).ok()?;
-            (answer.status == 200).then_some(())
+            last = answer.text();
+            ((answer.status == 200) == ready).then_some(())
         });
+        assert!(come.is_some(), "ready={ready} does not come: {last}");
+        last
     }
 
     fn fail_if_ended(&mut self) {
@@ -132,6 +149,12 @@ impl Server {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics::parse(&Request::get("/metrics").send(self.management()).text())
+    }
+
+    /// How many events it has folded since it started.
+    #[must_use]
+    pub fn events_folded(&self) -> f64 {
+        self.metrics().sum("tally_projector_events_total", &[])
     }
 
     /// Asks whether it is ready.
