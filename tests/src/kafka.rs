@@ -28,7 +28,7 @@ const START_SECONDS: &str = "600";
 pub struct Kafka {
     data: PathBuf,
     port: u16,
-    /// Removed by the cluster's end; else when this is dropped.
+    /// The same folder: gone with the cluster, or with this where there was none.
     _root: TempDir,
 }
 
@@ -121,7 +121,7 @@ impl Kafka {
     fn start_with(nodes: u32, env: &[(&str, &str)]) -> Self {
         let root = TempDir::with_prefix("tally-kafka-").expect("a temporary folder");
         let kafka = Self {
-            data: root.path().join("data"),
+            data: root.path().to_owned(),
             port: free_ports(nodes),
             _root: root,
         };
