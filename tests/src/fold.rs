@@ -2,6 +2,7 @@
 //! have made of its log. It shares no code with the service, on purpose.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -17,6 +18,7 @@ pub type Counts = [u64; 5];
 pub const COUNTERS: [&str; 5] = ["views", "likes", "shares", "bookmarks", "comments"];
 
 const KEY_MILLIS: i64 = 24 * 60 * 60 * 1_000;
+const FUTURE_MILLIS: i64 = 5 * 60 * 1_000;
 const KEYS_OF_A_PARTITION: u64 = 1 << 18;
 
 /// What a log comes to.
@@ -34,6 +36,8 @@ pub struct Folded {
     pub next_offsets: BTreeMap<u64, u64>,
     /// Records that are no foldable event.
     pub dead_letters: u64,
+    /// Events with several records of which more than one counted.
+    pub counted_again: Vec<String>,
 }
 
 /// A key as the service scopes it: user, resource, key.
@@ -67,6 +71,12 @@ pub struct State {
 /// When a line has not the documented shape, or offsets do not increase.
 #[must_use]
 pub fn fold<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32) -> Folded {
+    fold_as_of(lines, partitions, i64::MAX)
+}
+
+/// As [`fold`], of records that the log took before `now` (milliseconds since 1970): an event more
+/// than 5 minutes past it is none.
+fn fold_as_of<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32, now: i64) -> Folded {
     let mut folded = Folded::default();
     let mut keys: BTreeMap<u64, Keys> = BTreeMap::new();
     for line in lines {
@@ -77,7 +87,10 @@ pub fn fold<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32) -> Folded
         assert!(offset >= *next, "offsets must increase: {line}");
         *next = offset + 1;
         match record.get("event") {
-            Some(event) if lives_in(event, partitions) == Some(partition) => {
+            Some(event)
+                if lives_in(event, partitions) == Some(partition)
+                    && millis(&string(&event["at"])) <= now.saturating_add(FUTURE_MILLIS) =>
+            {
                 folded.event(event, keys.entry(partition).or_default());
             }
             Some(_) => folded.dead_letters += 1,
@@ -111,8 +124,7 @@ impl Folded {
                 let newer = keys.came - number - 1;
                 if newer < KEYS_OF_A_PARTITION && at - first_at < KEY_MILLIS {
                     let same = *first == interaction;
-                    let outcome = if same { "duplicate" } else { "conflict" };
-                    self.outcomes.insert(id, outcome);
+                    self.came_to(id, if same { "duplicate" } else { "conflict" });
                     return;
                 }
             }
@@ -143,7 +155,18 @@ impl Folded {
                 outcome
             }
         };
-        self.outcomes.insert(id, outcome);
+        self.came_to(id, outcome);
+    }
+
+    /// The first record of an event is what it came to; another one may be there under its key.
+    fn came_to(&mut self, id: String, outcome: &'static str) {
+        if let Some(first) = self.outcomes.get(&id) {
+            if *first == "applied" && outcome == "applied" {
+                self.counted_again.push(id);
+            }
+        } else {
+            self.outcomes.insert(id, outcome);
+        }
     }
 }
 
@@ -172,7 +195,11 @@ fn set(toggle: &mut bool, to: bool, counter: &mut u64) -> &'static str {
 #[must_use]
 pub fn fold_log(folder: &Folder) -> Folded {
     let output = folder.run(&["log", "cat"]).ok();
-    fold(output.lines(), partitions(folder))
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    let now = i64::try_from(now.as_millis()).expect("before the year 292277026");
+    fold_as_of(output.lines(), partitions(folder), now)
 }
 
 /// How many partitions the folder's log has, from `state cat`.

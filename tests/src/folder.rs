@@ -1,6 +1,7 @@
 //! A data folder of one test, and commands on it.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary;
+use crate::kafka;
 use crate::server::Server;
 use crate::wait;
 
@@ -81,10 +83,24 @@ impl Default for Folder {
 impl Folder {
     /// An empty folder: port 0 for both listeners, everything else as the local default has it.
     ///
+    /// Where [`ON_KAFKA`](kafka::ON_KAFKA) names brokers, its log is on Kafka, in topics of its own.
+    ///
     /// # Panics
     /// When the system gives no temporary folder.
     #[must_use]
     pub fn new() -> Self {
+        match std::env::var(kafka::ON_KAFKA) {
+            Ok(servers) => kafka::with_own_topics(Self::local(), &servers),
+            Err(_) => Self::local(),
+        }
+    }
+
+    /// As [`new`](Self::new) without a look at the environment.
+    ///
+    /// # Panics
+    /// When the system gives no temporary folder.
+    #[must_use]
+    pub fn local() -> Self {
         let root = TempDir::with_prefix("tally-test-").expect("a temporary folder");
         let settings = [
             (
@@ -109,6 +125,26 @@ impl Folder {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// The same folder, whose servers all listen on the same free ports, so that clients find the
+    /// next one again.
+    ///
+    /// # Panics
+    /// When the system has no free port.
+    #[must_use]
+    pub fn with_fixed_ports(self) -> Self {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [api, management] = listeners.map(|one| one.local_addr().expect("an address"));
+        self.with("TALLY__API__LISTEN", api)
+            .with("TALLY__MANAGEMENT__LISTEN", management)
+    }
+
+    /// A setting of [`with`](Self::with), where it was given.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// The temporary folder; `data/` is in it.

@@ -8,12 +8,16 @@
 //! - [`load`]: a small load of our own
 //! - [`metrics`]: what a scrape says
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
+//! - [`crash`]: load that outlives kills, and its ledger
+//! - [`kafka`]: a real Apache Kafka, and folders on it
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
+pub mod crash;
 pub mod fold;
 pub mod folder;
 pub mod http;
+pub mod kafka;
 pub mod load;
 pub mod metrics;
 pub mod server;

@@ -7,8 +7,10 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
+use crate::fold::Folded;
 use crate::http::Connection;
 use crate::server::interaction_request;
+use crate::wait;
 
 /// What clients of the load were told.
 #[derive(Debug, Default)]
@@ -17,6 +19,34 @@ pub struct Told {
     pub acknowledged: Vec<Value>,
     /// Status and body of everything else.
     pub refused: Vec<(u16, String)>,
+}
+
+impl Told {
+    /// Each acknowledged event is in the log exactly once, with the outcome its client was told.
+    ///
+    /// # Panics
+    /// When it is not so, or none was acknowledged.
+    pub fn assert_all_there(&self, folded: &Folded) {
+        assert!(!self.acknowledged.is_empty());
+        for answer in &self.acknowledged {
+            let id = answer["event_id"].as_str().expect("an event id");
+            assert_eq!(folded.records_of_event.get(id), Some(&1), "{answer}");
+            if answer["visible"] == true {
+                assert_eq!(answer["outcome"], folded.outcomes[id], "{answer}");
+            }
+        }
+    }
+
+    /// Nothing was refused but a key used with another interaction (422), and what can't be taken
+    /// at the moment (503).
+    ///
+    /// # Panics
+    /// When something was.
+    pub fn assert_only_conflicts_and_unavailable(&self) {
+        for (status, body) in &self.refused {
+            assert!([422, 503].contains(status), "{status} {body}");
+        }
+    }
 }
 
 /// A load that runs until it is stopped or the server is gone.
@@ -53,6 +83,15 @@ impl Load {
             answered,
             clients,
         }
+    }
+
+    /// Waits for so many more answers.
+    ///
+    /// # Panics
+    /// When they don't come.
+    pub fn answers(&self, more: usize) {
+        let enough = self.answered() + more;
+        wait::until("answers", || (self.answered() >= enough).then_some(()));
     }
 
     /// How many answers came so far.

@@ -40,22 +40,40 @@ impl Server {
     /// # Panics
     /// When the server ends before, or takes too long.
     pub fn wait_until_bound(&mut self) {
-        let path = self.folder.data_dir().join("server.json");
-        let addresses = wait::until("server.json with this server's pid", || {
+        wait::until("server.json with this server's pid", || {
             self.fail_if_ended();
-            let text = std::fs::read_to_string(&path).ok()?;
-            let value: Value = serde_json::from_str(&text).ok()?;
-            // The file of a killed server stays behind.
-            (value["pid"] == self.pid()).then(|| {
-                let address = |name: &str| {
-                    let text = value[name].as_str();
-                    text.and_then(|text| text.parse().ok())
-                        .unwrap_or_else(|| panic!("server.json has no address {name:?}: {value}"))
-                };
-                (address("api"), address("management"))
-            })
+            self.is_bound().then_some(())
         });
-        self.addresses = Some(addresses);
+    }
+
+    /// Whether both listeners are bound.
+    ///
+    /// # Panics
+    /// When `server.json` is not as documented.
+    pub fn is_bound(&mut self) -> bool {
+        let path = self.folder.data_dir().join("server.json");
+        let value = || -> Option<Value> {
+            let text = std::fs::read_to_string(&path).ok()?;
+            serde_json::from_str(&text).ok()
+        };
+        // The file of a killed server stays behind.
+        if let Some(value) = value().filter(|value| value["pid"] == self.pid()) {
+            let address = |name: &str| {
+                let text = value[name].as_str();
+                text.and_then(|text| text.parse().ok())
+                    .unwrap_or_else(|| panic!("server.json has no address {name:?}: {value}"))
+            };
+            self.addresses = Some((address("api"), address("management")));
+        }
+        self.addresses.is_some()
+    }
+
+    /// How it ended, where it has.
+    ///
+    /// # Panics
+    /// When it is not our child any more.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.started.child.try_wait().expect("a child of ours")
     }
 
     /// Waits until `/readyz` says 200.
@@ -64,18 +82,52 @@ impl Server {
     /// When the server ends before, or takes too long.
     pub fn wait_until_ready(&mut self) {
         self.wait_until_bound();
+        self.wait_for_readiness(true);
+    }
+
+    /// Waits until `/readyz` says 503, and says why.
+    ///
+    /// # Panics
+    /// When the server ends before, or takes too long.
+    #[must_use]
+    pub fn wait_until_not_ready(&mut self) -> String {
+        self.wait_for_readiness(false)
+    }
+
+    fn wait_for_readiness(&mut self, ready: bool) -> String {
         let management = self.management();
-        wait::until("/readyz", || {
+        let mut last = String::new();
+        let come = wait::within(wait::DEADLINE, || {
             self.fail_if_ended();
             let answer = Request::get("/readyz").try_send(management).ok()?;
-            (answer.status == 200).then_some(())
+            last = answer.text();
+            ((answer.status == 200) == ready).then_some(())
         });
+        assert!(come.is_some(), "ready={ready} does not come: {last}");
+        last
     }
 
     fn fail_if_ended(&mut self) {
-        if let Some(status) = self.started.child.try_wait().expect("a child of ours") {
+        if let Some(status) = self.ended() {
             panic!("the server ended with {status}:\n{}", self.output());
         }
+    }
+
+    /// Waits until no request is under way and nothing comes to the log any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub fn wait_until_quiet(&self) {
+        let mut before = None;
+        wait::until("the server at rest", || {
+            let metrics = self.metrics();
+            let under_way = metrics.sum("tally_http_requests_in_flight", &[]);
+            let state = self.folder.run(&["state", "cat"]).ok();
+            let now = state.lines().next().map(str::to_owned);
+            let quiet = under_way == 0. && before == now;
+            before = now;
+            quiet.then_some(())
+        });
     }
 
     /// The folder it runs on.
@@ -134,6 +186,12 @@ impl Server {
         Metrics::parse(&Request::get("/metrics").send(self.management()).text())
     }
 
+    /// How many events it has folded since it started.
+    #[must_use]
+    pub fn events_folded(&self) -> f64 {
+        self.metrics().sum("tally_projector_events_total", &[])
+    }
+
     /// Asks whether it is ready.
     #[must_use]
     pub fn ready(&self) -> Response {
@@ -164,9 +222,7 @@ impl Server {
     /// When it does not end in time.
     #[must_use]
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        wait::until("the server's end", || {
-            self.started.child.try_wait().expect("a child of ours")
-        })
+        wait::until("the server's end", || self.ended())
     }
 
     /// Stops it cleanly.

@@ -1,38 +1,19 @@
 //! What was acknowledged survives, and state is a function of the log.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tally_tests::fold::{Folded, assert_state_is_fold_of_log, fold_log, state};
-use tally_tests::load::{Load, Told};
-use tally_tests::server::{Server, interaction_request};
-use tally_tests::{Folder, wait};
+use tally_tests::fold::{assert_state_is_fold_of_log, fold_log, state};
+use tally_tests::load::Load;
+use tally_tests::server::{LOCAL_KEY, Server, interaction_request, resource_path};
+use tally_tests::{Folder, Request, wait};
 
 /// Load until `answers` came.
 fn load(server: &Server, answers: usize) -> Load {
     let load = Load::start(server.api(), 8);
-    wait::until("answers", || (load.answered() >= answers).then_some(()));
+    load.answers(answers);
     load
-}
-
-/// Each acknowledged event is in the log exactly once, with the outcome its client was told; each
-/// 422 is a conflict there.
-fn assert_all_there(told: &Told, folded: &Folded) {
-    assert!(!told.acknowledged.is_empty());
-    for answer in &told.acknowledged {
-        let id = answer["event_id"].as_str().expect("an event id");
-        assert_eq!(folded.records_of_event.get(id), Some(&1), "{answer}");
-        if answer["visible"] == true {
-            assert_eq!(answer["outcome"], folded.outcomes[id], "{answer}");
-        }
-    }
-}
-
-fn only_conflicts_and_unavailable(told: &Told) {
-    for (status, body) in &told.refused {
-        assert!([422, 503].contains(status), "{status} {body}");
-    }
 }
 
 #[test]
@@ -42,10 +23,10 @@ fn what_was_acknowledged_survives_kill_9() {
     let running = load(&server, 500);
     server.kill9();
     let told = running.stop();
-    only_conflicts_and_unavailable(&told);
+    told.assert_only_conflicts_and_unavailable();
 
     let offline = assert_state_is_fold_of_log(&folder);
-    assert_all_there(&told, &offline);
+    told.assert_all_there(&offline);
     let offline_state = state(&folder);
     let server = folder.start();
     let online = assert_state_is_fold_of_log(&folder);
@@ -65,9 +46,9 @@ fn sigterm_under_load_finishes_what_was_accepted_and_ends_with_0() {
     let status = server.wait_for_end();
     assert_eq!(status.code(), Some(0), "{}", server.output());
     let told = running.stop();
-    only_conflicts_and_unavailable(&told);
+    told.assert_only_conflicts_and_unavailable();
     let folded = assert_state_is_fold_of_log(&folder);
-    assert_all_there(&told, &folded);
+    told.assert_all_there(&folded);
     assert!(!folder.data_dir().join("server.json").exists());
 
     // A clean stop wrote the state down: nothing is folded again.
@@ -89,7 +70,7 @@ fn state_is_a_cache_of_the_log() {
     let server = folder.start();
     assert_eq!(state(&folder), before, "the digest too");
     let folded = assert_state_is_fold_of_log(&folder);
-    assert_all_there(&told, &folded);
+    told.assert_all_there(&folded);
     let replayed = server.metrics().sum("tally_projector_events_total", &[]);
     assert_eq!(replayed, count(folded.outcomes.len()));
 }
@@ -196,7 +177,7 @@ fn a_torn_tail_is_cut_and_nothing_else() {
 
         let server = folder.start();
         let folded = assert_state_is_fold_of_log(&folder);
-        assert_all_there(&told, &folded);
+        told.assert_all_there(&folded);
         let torn = last["event_id"].as_str().expect("an id");
         assert!(
             !folded.records_of_event.contains_key(torn),
@@ -209,6 +190,46 @@ fn a_torn_tail_is_cut_and_nothing_else() {
             folded.records_of_event[again["event_id"].as_str().expect("an id")],
             1
         );
+    }
+}
+
+/// A log can be the same and yet be as it was before: a token given out since lies past its head,
+/// and who waits for that would wait for ever.
+#[test]
+fn a_position_past_the_head_is_refused() {
+    let token = |server: &Server| {
+        let answer = server.interact("quest", 42, "view").ok();
+        answer["position"].as_str().expect("a token").to_owned()
+    };
+    let status = |server: &Server, token: &str| {
+        let path = format!("{}?at_least={token}", resource_path("quest", 42));
+        let request = Request::get(&path).bearer(LOCAL_KEY);
+        request.send(server.api()).status
+    };
+    let folder = Folder::new();
+    let server = folder.start();
+    let early = token(&server);
+    server.stop();
+    let copy = Folder::new();
+    copy_dir(&folder.data_dir(), &copy.data_dir());
+    let server = folder.start();
+    let late = token(&server);
+    assert_eq!(status(&server, &late), 200);
+    let behind = copy.start();
+    assert_eq!(status(&behind, &late), 400);
+    assert_eq!(status(&behind, &early), 200);
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a file is copied");
+        }
     }
 }
 
