@@ -22,6 +22,8 @@
 #   kafka.sh cli TopicCommand --list
 #   kafka.sh cli consumer.ConsoleConsumer --topic tally.interactions --from-beginning
 #   kafka.sh cli consumer.group.ConsumerGroupCommand --describe --group tally-projector
+# kcat reads and writes topics too. That of Debian 12 has a librdkafka (2.0.2) whose SCRAM this Kafka
+# refuses as "invalid credentials"; with PLAIN and TLS it gets in.
 #
 # Settings are read from the environment; a cluster is known by its folder and port, so clusters
 # with others run side by side.
