@@ -12,8 +12,8 @@ use tally_domain::{
     Counters, EventId, Offset, Partition, PartitionState, Position, Resource, Toggles, UserId,
     partition,
 };
-use tally_log::EventLog;
 use tally_log::storage::Storage;
+use tally_log::{EventLog, ReadError};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{CheckpointReport, Checkpointer};
@@ -420,7 +420,8 @@ impl Projector {
     }
 
     /// The clean end: applies everything the log holds now, then writes it down. Close the log to
-    /// appends first.
+    /// appends first. Where the log can't be reached, nobody knows how far to go: what is applied
+    /// is written down, and the next start goes on from there.
     ///
     /// # Errors
     /// Where it can't be done within the deadline; the next start replays what is missing.
@@ -428,10 +429,22 @@ impl Projector {
         let until = Instant::now() + deadline;
         let head = match self.shared.log.head() {
             Ok(head) => head,
-            // Nobody knows how far to go: what is applied is worth writing down.
             Err(error) => {
                 self.checkpoint()?;
-                return Err(StateError::Failed(error.to_string()));
+                self.shared.quit.store(true, Ordering::Release);
+                self.wake();
+                return match error {
+                    ReadError::Unavailable(why) => {
+                        tracing::warn!(
+                            why,
+                            "the log can't be reached; what was applied is written down"
+                        );
+                        Ok(())
+                    }
+                    ReadError::OutOfRange { .. }
+                    | ReadError::Damaged { .. }
+                    | ReadError::Replaced(_) => Err(StateError::Failed(error.to_string())),
+                };
             }
         };
         // A second call finds the first one's offsets: they serve as well.

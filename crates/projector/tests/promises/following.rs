@@ -216,6 +216,24 @@ fn a_clean_stop_leaves_nothing_to_replay() {
     }
 }
 
+/// Protects: a cluster that is away holds no stop up, and what was applied is written down.
+#[test]
+fn a_stop_does_not_need_the_log() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 100));
+    catch_up(&projector);
+    log.set_headless(true);
+    projector.stop(LIMIT).unwrap();
+    drop(projector);
+    log.set_headless(false);
+    let opening = Opening::default();
+    let projector = opening.open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(opening.replayed(), 0);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+}
+
 /// Protects: a stop that can't apply everything in time says so when the time is over, and what
 /// is missing is replayed.
 #[test]

@@ -37,6 +37,7 @@ struct Inner {
     woken: u64,
     held: bool,
     fault: Option<ReadError>,
+    headless: bool,
     faults_met: u64,
     /// Partitions that can't be read on, and whether readers give them up.
     cut: BTreeMap<Partition, bool>,
@@ -80,6 +81,7 @@ impl MemoryLog {
             woken: 0,
             held: false,
             fault: None,
+            headless: false,
             faults_met: 0,
             cut: BTreeMap::new(),
             applied: vec![0; many],
@@ -158,6 +160,11 @@ impl MemoryLog {
     pub(crate) fn fail_reads(&self, fault: Option<ReadError>) {
         self.shared.0.lock().fault = fault;
         self.shared.1.notify_all();
+    }
+
+    /// Whether it can't be asked where it ends.
+    pub(crate) fn set_headless(&self, headless: bool) {
+        self.shared.0.lock().headless = headless;
     }
 
     /// Fails reads of a partition from now on; readers give it up, or stand where they stood.
@@ -288,7 +295,11 @@ impl EventLog for MemoryLog {
     }
 
     fn head(&self) -> Result<Vec<Offset>, ReadError> {
-        Ok(self.shared.0.lock().head.clone())
+        let inner = self.shared.0.lock();
+        if inner.headless {
+            return Err(ReadError::Unavailable("the broker is away".to_owned()));
+        }
+        Ok(inner.head.clone())
     }
 
     fn applied(&self, next: &[Position]) {
