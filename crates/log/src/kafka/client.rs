@@ -158,7 +158,7 @@ pub(super) fn producer(options: &KafkaOptions, label: &str) -> ClientConfig {
     // With many waiting, a request's records gather while the one before is on its way.
     unless_said(&mut config, options, "linger.ms", "0");
     let slack = options.max_queue_records * QUEUE_SLACK_BYTES_PER_RECORD;
-    let kbytes = (options.max_queue_bytes + slack) / 1024 + MAX_MESSAGE_BYTES;
+    let kbytes = (options.max_queue_bytes + slack + MAX_MESSAGE_BYTES) / 1024;
     let messages = options.max_queue_records.saturating_add(100_000);
     config
         .set("acks", "all")

@@ -26,8 +26,11 @@ use crate::contract::ReadError;
 const POLL: Duration = Duration::from_millis(100);
 /// How often the cluster is asked whether the topic is there and takes records.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long it may take to answer that.
-const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How long a broker may take to answer that.
+const LOOK_LIMIT: Duration = Duration::from_millis(1_500);
+/// How many brokers are asked, picked by chance, before the cluster counts as away: one of them may
+/// be frozen while the others work.
+const LOOK_TRIES: u32 = 3;
 /// How often it is asked whether the topic is still the same.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to answer that.
@@ -189,7 +192,15 @@ impl Shared {
     fn look(&self) {
         let from = Instant::now();
         let name = &self.topic.name;
-        let asked = self.consumer.fetch_metadata(Some(name), LOOK_LIMIT);
+        self.health.take_delivered();
+        let ask = || self.consumer.fetch_metadata(Some(name), LOOK_LIMIT);
+        let mut asked = ask();
+        for _ in 1..LOOK_TRIES {
+            if asked.is_ok() {
+                break;
+            }
+            asked = ask();
+        }
         let topics = asked.as_ref().map(Metadata::topics);
         let topic = topics.map(|topics| topics.iter().find(|topic| topic.name() == name));
         match topic {
@@ -197,6 +208,8 @@ impl Shared {
             Ok(Some(_) | None) => self.health.answers(Some(format!(
                 "topic {name} is not there; it was deleted, or this broker does not know it yet"
             ))),
+            // A cluster that takes records is not away.
+            Err(_) if self.health.take_delivered() => {}
             Err(error) => {
                 // What a connection said is plainer than that a request timed out.
                 let said = self.said.since(from).map(|(_, why)| why);

@@ -21,6 +21,8 @@ pub(super) struct Health {
     refuses: AtomicBool,
     /// Whether a delivery failed and none succeeded since, for those that succeed.
     troubled: AtomicBool,
+    /// Whether a delivery succeeded since this was last asked.
+    delivered: AtomicBool,
     pub(super) watchdog: Watchdog,
 }
 
@@ -85,8 +87,16 @@ impl Health {
         self.troubled.store(true, Ordering::Release);
     }
 
+    /// Whether a delivery succeeded since this was last asked.
+    pub(super) fn take_delivered(&self) -> bool {
+        self.delivered.swap(false, Ordering::AcqRel)
+    }
+
     /// A delivery succeeded.
     pub(super) fn delivered(&self) {
+        if !self.delivered.load(Ordering::Relaxed) {
+            self.delivered.store(true, Ordering::Release);
+        }
         if self.troubled.load(Ordering::Acquire) {
             self.state.lock().trouble = None;
             self.troubled.store(false, Ordering::Release);
