@@ -23,7 +23,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to do what it is asked.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
-/// The pause before it is asked again.
+/// The pause before it is asked again, in which the client's own words are listened to.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// As many replicas as lose nothing when one broker is lost for good and another stops.
@@ -261,7 +261,7 @@ impl Cluster {
             if error.rdkafka_error_code().is_some_and(answered) {
                 return Ok(cluster);
             }
-            let _ = cluster.consumer.poll(Duration::ZERO);
+            cluster.listen(RETRY_PAUSE);
             let said = cluster.said.since(began);
             let servers = options.bootstrap_servers.clone();
             match said {
@@ -272,8 +272,16 @@ impl Cluster {
                     let why = said.map_or_else(|| error.to_string(), |(_, why)| why);
                     return Err(OpenError::Unreachable { servers, why });
                 }
-                Some(_) | None => std::thread::sleep(RETRY_PAUSE),
+                Some(_) | None => {}
             }
+        }
+    }
+
+    /// Takes in what the client says of its connections, for as long.
+    fn listen(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            let _ = self.consumer.poll(left(until));
         }
     }
 
