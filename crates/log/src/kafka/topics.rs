@@ -18,7 +18,7 @@ use super::native::describe_topic;
 use super::options::{KafkaOptions, OpenError};
 
 /// How long the cluster may take to answer for the first time.
-const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long one try of that may take.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to do what it is asked.
