@@ -10,11 +10,13 @@
 //! - [`topics`]: topics that would lose history are refused
 //! - [`foreign`]: records of others, and what others see of ours
 //! - [`brokers`]: brokers that die, freeze, and come back
+//! - [`copy`]: there and back
 //! - [`crash`]: kill -9 under load, of servers and of brokers
 //! - [`secure`]: passwords, certificates and rights
 
 mod brokers;
 mod contract;
+mod copy;
 mod crash;
 mod foreign;
 mod secure;
