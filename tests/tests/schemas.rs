@@ -206,7 +206,8 @@ fn records(log: &dyn EventLog) -> Vec<(Vec<u8>, Vec<u8>)> {
     while reader.positions()[0].offset < log.head().expect("the head")[1] {
         let next = reader.next(&mut batch, Duration::from_secs(1));
         next.expect("records");
-        let both = |record: tally_log::BatchRecord<'_>| (record.key.to_vec(), record.value.to_vec());
+        let both =
+            |record: tally_log::BatchRecord<'_>| (record.key.to_vec(), record.value.to_vec());
         records.extend(batch.iter().map(both));
     }
     records
