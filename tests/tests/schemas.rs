@@ -3,10 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tally_domain::{DeadLetter, DeadLetterReason, InteractionType, ResourceType, decode, encode};
+use tally_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use tally_log::storage::RealStorage;
+use tally_log::{Batch, EventLog, LogMetrics, NewRecord};
+use tally_projector::{Options, Projector};
 use tally_tests::binary::workspace;
+use tally_tests::wait;
 
 const EVENT: &str = "event.schema.json";
 const CHANGE: &str = "resource-change.schema.json";
@@ -169,6 +179,94 @@ fn the_descriptions_know_every_word() {
                 less.as_object_mut().expect("an object").remove(field);
                 assert!(!described.is_valid(&less), "{name} without {field}");
             }
+        }
+    }
+}
+
+fn log_in(dir: &Path) -> Arc<dyn EventLog> {
+    let options = EmbeddedOptions {
+        partitions: 2,
+        segment_bytes: 8 << 20,
+        ..EmbeddedOptions::default()
+    };
+    let metrics = LogMetrics::unregistered().expect("metrics");
+    let storage = Arc::new(RealStorage);
+    let opened = EmbeddedLog::open(storage, dir, "a log", options, &metrics);
+    Arc::new(opened.expect("a log").0)
+}
+
+/// Everything in partition 1: key and value.
+fn records(log: &dyn EventLog) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let from = tally_domain::Position {
+        partition: 1,
+        offset: 0,
+    };
+    let mut reader = log.reader(&[from]).expect("a reader");
+    let (mut batch, mut records) = (Batch::new(), Vec::new());
+    while reader.positions()[0].offset < log.head().expect("the head")[1] {
+        let next = reader.next(&mut batch, Duration::from_secs(1));
+        next.expect("records");
+        let both =
+            |record: tally_log::BatchRecord<'_>| (record.key.to_vec(), record.value.to_vec());
+        records.extend(batch.iter().map(both));
+    }
+    records
+}
+
+/// Protects readers of the copies: whole ones and those that would be too large are as described,
+/// and what the description says of them is there.
+#[test]
+fn every_copy_of_a_dead_letter_is_as_described() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = log_in(&dir.path().join("log"));
+    let to = log_in(&dir.path().join("copies"));
+    let letters = [b"garbage".to_vec(), vec![0xff; 900_000], Vec::new()];
+    let appended = letters.iter().map(|value| NewRecord {
+        partition: 1,
+        key: b"ai_note:15".to_vec(),
+        value: value.clone(),
+        traceparent: None,
+    });
+    let (tell, told) = sync_channel(1);
+    let done = Box::new(move |results| tell.send(results).expect("somebody waits"));
+    log.append(appended.collect(), done).expect("room");
+    assert!(told.recv().expect("an answer").iter().all(Result::is_ok));
+
+    let (state, storage) = (dir.path().join("state"), Arc::new(RealStorage));
+    let (options, registry) = (Options::default(), Registry::new());
+    let projector = Projector::open(Arc::clone(&log), storage, &state, options, &registry);
+    let projector = projector.expect("a projector");
+    let export = projector.export_dead_letters(Arc::clone(&to));
+    export.expect("an export");
+    let copies = wait::until("the copies", || {
+        let copies = records(to.as_ref());
+        (copies.len() == letters.len()).then_some(copies)
+    });
+    let described = validator(DEAD_LETTER);
+    for (offset, ((key, copy), letter)) in copies.iter().zip(&letters).enumerate() {
+        let copy: Value = serde_json::from_slice(copy).expect("JSON");
+        let wrong = described.iter_errors(&copy).map(|error| error.to_string());
+        assert_eq!(wrong.collect::<Vec<_>>(), Vec::<String>::new(), "{copy}");
+        let known = &schema(DEAD_LETTER)["properties"];
+        let fields = copy.as_object().expect("an object").keys();
+        for field in fields {
+            assert!(known.get(field).is_some(), "{field} is not described");
+        }
+        assert_eq!(copy["log"], log.identity().id.to_string());
+        assert_eq!(copy["offset"], offset);
+        let whole = letter.len() < 900_000;
+        assert_eq!(key.as_slice(), if whole { &b"ai_note:15"[..] } else { b"" });
+        let omitted = (!whole).then_some(letter.len() + b"ai_note:15".len());
+        assert_eq!(copy.get("omitted_bytes"), omitted.map(Value::from).as_ref());
+        for (field, there) in [("key_base64", whole), ("value_base64", whole)] {
+            assert_eq!(copy.get(field).is_some(), there, "{copy}");
+            // Neither both ways nor none.
+            let mut other = copy.clone();
+            let fields = other.as_object_mut().expect("an object");
+            if fields.remove(field).is_none() {
+                fields.insert(field.to_owned(), json!(""));
+            }
+            assert!(!described.is_valid(&other), "{other}");
         }
     }
 }

@@ -310,6 +310,12 @@ fn lag_tools_see_how_far_the_fold_is() {
         shown.lines().find(of_home).map(str::to_owned)
     });
     println!("{shown}");
+    // Kafka's answer to a commit comes a moment later.
+    wait::until("a commit that is counted", || {
+        let labels = ["client=\"interactions-control\"", "result=\"ok\""];
+        let counted = server.metrics().sum("tally_kafka_commits_total", &labels);
+        (counted >= 1.).then_some(())
+    });
 }
 
 /// Protects the golden partitions: they are what Kafka's own Java client computes, here and now.

@@ -1,6 +1,7 @@
 //! Passwords, certificates and rights, on a broker that demands them.
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tally_tests::kafka::{Kafka, Listener, prefix, topic};
 use tally_tests::server::interaction_request;
@@ -223,6 +224,44 @@ fn what_is_not_granted_is_named() {
     let said = does_not_serve(&folder);
     assert_says(&said, &[&name]);
     assert!(!said.contains(PASSWORD), "{said}");
+}
+
+/// Protects the operator from a riddle: a topic whose configuration we may not see has a name for
+/// what is missing, and is not one with a wrong configuration.
+#[test]
+fn a_configuration_that_we_may_not_see_is_not_a_wrong_one() {
+    let folder = through(Listener::Sasl, &sasl("SCRAM-SHA-256", PASSWORD));
+    let _ = folder.run(&["topics", "create"]).ok();
+    acl(
+        "--add",
+        "deny",
+        "DescribeConfigs",
+        &topic(&folder, "interactions"),
+    );
+    let said = wait::until("a refusal", || {
+        let ran = folder.run(&["topics", "check"]);
+        (!ran.status.success()).then(|| ran.failed())
+    });
+    assert_says(&said, &["DescribeConfigs", "ACL"]);
+    assert!(!said.contains("retention"), "{said}");
+}
+
+/// Protects a stop from a group that we may not use: librdkafka would wait for its coordinator for
+/// most of a minute.
+#[test]
+fn a_group_that_is_not_granted_holds_up_no_stop() {
+    let folder = through(Listener::Sasl, &sasl("SCRAM-SHA-256", PASSWORD))
+        .with("TALLY__KAFKA__GROUP_ID", "not-granted");
+    let _ = folder.run(&["topics", "create"]).ok();
+    let server = folder.start();
+    wait::until("a 200", || {
+        let answer = server.interact("quest", 42, "view");
+        (answer.status == 200).then_some(())
+    });
+    let began = Instant::now();
+    server.stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
 }
 
 /// Protects the meaning of a 200 when the right to write is taken away: what the broker refuses is

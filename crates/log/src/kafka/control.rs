@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext as _;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use tally_domain::{LogId, Offset, Position};
@@ -16,7 +18,7 @@ use tally_domain::{LogId, Offset, Position};
 use super::client::{self, Context, Said, left};
 use super::health::{Health, Pulse};
 use super::metrics::KafkaMetrics;
-use super::native::describe_topic;
+use super::native::{self, describe_topic};
 use super::options::{KafkaOptions, OpenError};
 use super::producer::kafka_partition;
 use super::topics::Topic;
@@ -58,8 +60,12 @@ pub(super) enum End {
 
 /// The side of a log that asks.
 pub(super) struct Control {
+    // Dropped in this order.
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Something comes when the thread has done what it had to.
+    done: Mutex<Receiver<()>>,
+    /// Once this is gone, the thread lets the consumer go.
+    _held: Sender<()>,
 }
 
 struct Shared {
@@ -103,16 +109,22 @@ impl Control {
         });
         let pulse = shared.health.watchdog.watch(&label);
         let asking = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name(label)
-            .spawn(move || asking.run(&pulse));
-        let thread = thread.map_err(|error| OpenError::Failed {
+        let ((tell, done), (held, gone)) = (channel(), channel::<()>());
+        let thread = thread::Builder::new().name(label).spawn(move || {
+            asking.run(&pulse);
+            // Nobody waits where this fails.
+            let _ = tell.send(());
+            // Nothing is ever sent: it ends with the sender.
+            let _ = gone.recv();
+        });
+        thread.map_err(|error| OpenError::Failed {
             doing: "start a thread".to_owned(),
             why: error.to_string(),
         })?;
         Ok(Self {
             shared,
-            thread: Some(thread),
+            done: Mutex::new(done),
+            _held: held,
         })
     }
 
@@ -144,12 +156,12 @@ impl Control {
 }
 
 impl Drop for Control {
+    /// The thread lets the consumer go, and nobody waits for that: where the group's coordinator
+    /// does not answer us, the library takes most of a minute.
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // A panic was reported when it happened.
-            let _ = thread.join();
-        }
+        // A panic was reported when it happened.
+        let _ = self.done.get_mut().recv();
     }
 }
 
@@ -277,7 +289,7 @@ impl Shared {
             return false;
         }
         self.consumer.context().commit_begins();
-        match self.consumer.commit(&list, CommitMode::Async) {
+        match native::commit(&self.consumer, &list) {
             Ok(()) => true,
             Err(error) => {
                 self.consumer.context().commit_ended(Err(&error));

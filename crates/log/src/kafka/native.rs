@@ -1,24 +1,27 @@
-//! What the safe wrapper does not reach: reading in batches, and a topic's id.
+//! What the safe wrapper does not reach: reading in batches, a topic's id, and what came of a commit.
 //!
-//! The wrapper hands out one message at a time at twice the cost, and its metadata have no topic id.
+//! The wrapper hands out one message at a time at twice the cost, its metadata have no topic id, and
+//! of a commit that it does not wait for it never says what came of it.
 //! Everything unsafe of this crate is here and below.
 
 #![expect(
     unsafe_code,
-    reason = "librdkafka's batch reading and DescribeTopics have no safe wrapper"
+    reason = "librdkafka's batch reading, DescribeTopics and answered commits have no safe wrapper"
 )]
 
 mod consumer;
 mod describe;
 
 use std::ffi::{CStr, c_char, c_int};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as sys;
 #[cfg(test)]
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{IsError as _, KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
 
 pub(super) use consumer::{Consumer, Taken};
@@ -42,6 +45,35 @@ pub(super) fn persisted(message: &BorrowedMessage<'_>) -> Persisted {
         sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_POSSIBLY_PERSISTED
         | sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_PERSISTED => Persisted::Perhaps,
     }
+}
+
+/// Commits offsets of the consumer's group. It returns at once; what came of it is told to the
+/// consumer's context when the consumer is polled.
+pub(super) fn commit<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    offsets: &TopicPartitionList,
+) -> KafkaResult<()> {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client is valid, and the queue is ours to give back.
+    let queue = Queue::of(
+        unsafe { sys::rd_kafka_queue_get_consumer(client) },
+        "consumer",
+    )?;
+    // SAFETY: client, list and queue are valid; the list is copied, and the answer holds the queue
+    // for itself. No callback is given, so the answer is an event.
+    let code = unsafe {
+        sys::rd_kafka_commit_queue(
+            client,
+            offsets.ptr(),
+            queue.0.as_ptr(),
+            None,
+            ptr::null_mut(),
+        )
+    };
+    if code.is_error() {
+        return Err(KafkaError::ConsumerCommit(code.into()));
+    }
+    Ok(())
 }
 
 /// Ends a producer as an error does that it can't recover from.

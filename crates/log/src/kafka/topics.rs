@@ -370,6 +370,11 @@ impl Cluster {
             Some(Err(code)) => return Err(refused(doing, code, code.to_string())),
             None => Vec::new(),
         };
+        // The library does not hand on that it was refused; every topic has some.
+        if configs.is_empty() {
+            let why = "the broker gives none of it (the operation is DescribeConfigs)".to_owned();
+            return Err(OpenError::NotAllowed { doing, why });
+        }
         let configs = configs
             .into_iter()
             .filter_map(|entry| Some((entry.name, entry.value?)));
