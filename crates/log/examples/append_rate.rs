@@ -7,6 +7,9 @@
 //! measured; it is left empty. WAITERS (512) appends of one record of 128 bytes are on their way at
 //! any time: whenever one is acknowledged, the thread that waits for it makes the next.
 
+#[path = "measure/histogram.rs"]
+mod measured;
+
 use std::error::Error;
 use std::fs;
 use std::io::Write as _;
@@ -22,6 +25,8 @@ use tally_domain::{Partition, Position};
 use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, check};
 use tally_log::storage::RealStorage;
 use tally_log::{Batch, EventLog, LogMetrics, NewRecord};
+
+use measured::{Histogram, float};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -259,10 +264,6 @@ fn reopen(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn float(count: u64) -> f64 {
-    u32::try_from(count).map_or(f64::INFINITY, f64::from)
-}
-
 fn rate(count: u64, seconds: f64) -> f64 {
     float(count >> 10) * 1024. / seconds
 }
@@ -283,47 +284,4 @@ fn memory(field: &str) -> u64 {
     let line = status.lines().find(|line| line.starts_with(field));
     let number = line.and_then(|line| line.split_whitespace().nth(1));
     number.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) >> 10
-}
-
-/// Counts by microsecond, up to a second: the same memory however long it runs.
-struct Histogram {
-    micros: Vec<u64>,
-    count: u64,
-}
-
-impl Histogram {
-    fn new() -> Self {
-        Self {
-            micros: vec![0; 1_000_000],
-            count: 0,
-        }
-    }
-
-    fn add(&mut self, taken: Duration) {
-        let place = usize::try_from(taken.as_micros()).unwrap_or(usize::MAX);
-        let place = place.min(self.micros.len() - 1);
-        if let Some(count) = self.micros.get_mut(place) {
-            *count += 1;
-        }
-        self.count += 1;
-    }
-
-    fn merge(&mut self, other: &Self) {
-        for (count, more) in self.micros.iter_mut().zip(&other.micros) {
-            *count += more;
-        }
-        self.count += other.count;
-    }
-
-    fn millis(&self, quantile: f64) -> f64 {
-        let wanted = float(self.count) * quantile;
-        let mut sum = 0;
-        for (micros, count) in (0_u32..).zip(&self.micros) {
-            sum += count;
-            if float(sum) >= wanted {
-                return f64::from(micros) / 1e3;
-            }
-        }
-        0.
-    }
 }
