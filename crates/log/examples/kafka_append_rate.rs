@@ -193,12 +193,7 @@ fn properties(servers: &str) -> ClientConfig {
     config
 }
 
-fn bare(
-    servers: &str,
-    topic: &str,
-    headers: bool,
-    mailboxes: &Mailboxes,
-) -> Result<Bare, Failure> {
+fn bare(servers: &str, topic: &str, headers: bool, mailboxes: &Mailboxes) -> Result<Bare, Failure> {
     let context = Context(mailboxes.clone());
     let producer = ThreadedProducer::from_config_and_context(&properties(servers), context)?;
     let header = |key, value| Header {
@@ -350,7 +345,10 @@ fn main() -> Result<(), Failure> {
         ("bare", Box::new(bare(&servers, &other, false, &mailboxes)?)),
         ("turns", Box::new(ours(MAX_RECORDS))),
         ("single", Box::new(ours(1))),
-        ("bare+headers", Box::new(bare(&servers, &other, true, &mailboxes)?)),
+        (
+            "bare+headers",
+            Box::new(bare(&servers, &other, true, &mailboxes)?),
+        ),
     ];
     say(format!(
         "settings    {rounds} rounds of {seconds} s, {} bytes a record, {} partitions, waiters on {SUBMITTERS} threads",

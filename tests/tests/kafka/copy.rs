@@ -52,9 +52,14 @@ fn there_and_back_every_log_folds_to_the_same() {
     let there = copy(&on_kafka, &source, "kafka");
     println!("there, after a kill: {there}");
     assert_ne!(there["already_there"], 0, "{there}");
-    let events = there["already_there"].as_u64().zip(there["copied"].as_u64());
+    let events = there["already_there"]
+        .as_u64()
+        .zip(there["copied"].as_u64());
     let wanted_events: u64 = EVENTS.parse().expect("a number");
-    assert_eq!(events.map(|(before, now)| before + now), Some(wanted_events));
+    assert_eq!(
+        events.map(|(before, now)| before + now),
+        Some(wanted_events)
+    );
     assert_eq!(digest(&on_kafka), wanted);
 
     let last = Folder::local();
