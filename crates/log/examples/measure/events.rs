@@ -33,10 +33,7 @@ impl SplitMix {
 
 /// Appends events until the log has so many; how many it has. Resources and users are drawn
 /// evenly, and every second event has an idempotency key: about 200 bytes each.
-pub(crate) fn fill(
-    log: &dyn EventLog,
-    events: u64,
-) -> Result<u64, Box<dyn Error + Send + Sync>> {
+pub(crate) fn fill(log: &dyn EventLog, events: u64) -> Result<u64, Box<dyn Error + Send + Sync>> {
     let partitions = log.identity().partitions;
     let mut there: u64 = log.head()?.iter().sum();
     let mut random = SplitMix(there);
