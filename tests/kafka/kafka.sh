@@ -38,6 +38,7 @@
 #                 everything with topics and groups whose names begin with "tally". Who has no name
 #                 (plain, tls) may do all.
 #   KAFKA_PASSWORD  of the user tally, for `start`; tally-secret
+#   KAFKA_TOOL    more options of the JVM of tools, as in "-XX:TieredStopAtLevel=4"
 #   KAFKA_UNTIL   a process id: when that process has ended, the cluster goes down by itself
 set -euo pipefail
 
@@ -48,7 +49,7 @@ port=${KAFKA_PORT:-19080}
 quiet=-Dorg.slf4j.simpleLogger.defaultLogLevel=warn
 broker=(java "-Xmx${KAFKA_HEAP:-384m}" -XX:+UseSerialGC "$quiet" -cp "$home/libs/*")
 # A tool's life is short: the second compiler does not pay.
-tool=(java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "$quiet" -cp "$home/libs/*")
+tool=(java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 ${KAFKA_TOOL:-} "$quiet" -cp "$home/libs/*")
 
 die() {
     echo "kafka.sh: $*" >&2

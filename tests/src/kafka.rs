@@ -234,6 +234,18 @@ impl Kafka {
         self.cli_with("", args)
     }
 
+    /// As [`cli`](Self::cli), for a tool that is measured: with both of Java's compilers.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[must_use]
+    pub fn measured_cli(&self, args: &[&str]) -> String {
+        let args = [&["cli"], args].concat();
+        let mut command = self.script(START_SECONDS, &args);
+        command.env("KAFKA_TOOL", "-XX:TieredStopAtLevel=4");
+        finish(command, "").ok()
+    }
+
     /// As [`cli`](Self::cli), with something on its standard input.
     ///
     /// # Panics

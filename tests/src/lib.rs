@@ -10,6 +10,7 @@
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
 //! - [`crash`]: load that outlives kills, and its ledger
 //! - [`kafka`]: a real Apache Kafka, and folders on it
+//! - [`machine`]: the machine that figures are of
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
@@ -19,6 +20,7 @@ pub mod folder;
 pub mod http;
 pub mod kafka;
 pub mod load;
+pub mod machine;
 pub mod metrics;
 pub mod server;
 pub mod wait;

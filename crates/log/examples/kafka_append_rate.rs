@@ -1,7 +1,7 @@
 //! What the log on Kafka does beside a bare rdkafka producer: appends a second at several numbers of
 //! waiters, how long they take, and the CPU time of each.
 //!
-//! `cargo run --release -p tally-log --example kafka_append_rate SERVERS [ROUNDS [SECONDS [WAITERS…]]]`
+//! `cargo run --release -p tally-log --example kafka_append_rate SERVERS [ROUNDS [SECONDS [WAITERS [ONLY…]]]]`
 //!
 //! All have the same loop on two threads: a waiter's next record is sent when its last one was
 //! acknowledged. They differ in what sends:
@@ -9,9 +9,12 @@
 //! - `bare`: rdkafka's `ThreadedProducer` with our properties, and a number for each delivery
 //! - `bare+headers`: the same, with the headers that our records have
 //! - `single`: our log, an append for each record
-//! - `turns`: our log as the service uses it: what is ready in one turn of a thread is one append
+//! - `turns`: our log as the service uses it: what is ready in one turn of a thread is one append,
+//!   so a waiter also waits for the others of its turn (in the service it does not: the fold answers)
+//! - `parted`: the same with an append for each partition
 //!
-//! Runs alternate, each round in the other direction than the one before.
+//! Runs alternate, each round in the other direction than the one before. WAITERS are numbers with
+//! commas between them, ONLY names of what sends: shares are of the first one then.
 
 #[path = "measure/cpu.rs"]
 mod cpu;
@@ -141,16 +144,46 @@ impl Sends for Bare {
     }
 }
 
+/// What goes into one append of ours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Single,
+    Turns,
+    Parted,
+}
+
 struct Ours {
     log: Arc<KafkaLog>,
-    at_once: usize,
+    shape: Shape,
     mailboxes: Mailboxes,
     value: Vec<u8>,
 }
 
 impl Sends for Ours {
     fn send(&self, thread: usize, waiters: &[usize], turn: usize) -> Result<(), Failure> {
-        for waiters in waiters.chunks(self.at_once) {
+        match self.shape {
+            Shape::Single => self.append(thread, waiters, turn, 1),
+            Shape::Turns => self.append(thread, waiters, turn, MAX_RECORDS),
+            Shape::Parted => {
+                let mut sorted = waiters.to_vec();
+                sorted.sort_unstable_by_key(|waiter| partition(*waiter, turn));
+                let same = |a: &usize, b: &usize| partition(*a, turn) == partition(*b, turn);
+                let mut parts = sorted.chunk_by(same);
+                parts.try_for_each(|part| self.append(thread, part, turn, MAX_RECORDS))
+            }
+        }
+    }
+}
+
+impl Ours {
+    fn append(
+        &self,
+        thread: usize,
+        waiters: &[usize],
+        turn: usize,
+        at_once: usize,
+    ) -> Result<(), Failure> {
+        for waiters in waiters.chunks(at_once) {
             let record = |waiter: &usize| NewRecord {
                 partition: partition(*waiter, turn),
                 key: KEY.to_vec(),
@@ -310,7 +343,9 @@ fn median(runs: &[Run]) -> Run {
     let of = |figure: fn(&Run) -> f64| {
         let mut figures: Vec<f64> = runs.iter().map(figure).collect();
         figures.sort_unstable_by(f64::total_cmp);
-        figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+        let at = |place: usize| figures.get(place).copied().unwrap_or(f64::NAN);
+        let many = figures.len();
+        f64::midpoint(at(many.saturating_sub(1) / 2), at(many / 2))
     };
     Run {
         rate: of(|run| run.rate),
@@ -324,10 +359,12 @@ fn main() -> Result<(), Failure> {
     let servers = arguments.next().ok_or("SERVERS are missing")?;
     let rounds: u32 = arguments.next().map_or(Ok(5), |n| n.parse())?;
     let seconds: u64 = arguments.next().map_or(Ok(3), |n| n.parse())?;
-    let mut waiters: Vec<usize> = arguments.map(|n| n.parse()).collect::<Result<_, _>>()?;
-    if waiters.is_empty() {
-        waiters = vec![64, 512, 4_096];
-    }
+    let waiters = arguments.next().unwrap_or_else(|| "64,512,4096".to_owned());
+    let waiters: Vec<usize> = waiters
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let only: Vec<String> = arguments.collect();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let name = format!("tally-append-rate-{}", now.as_millis());
     let other = format!("{name}-bare");
@@ -335,21 +372,24 @@ fn main() -> Result<(), Failure> {
     // Made alike, and closed again.
     drop(topic::open(&servers, &other)?);
     let mailboxes = Mailboxes::default();
-    let ours = |at_once| Ours {
+    let ours = |shape| Ours {
         log: Arc::clone(&log),
-        at_once,
+        shape,
         mailboxes: mailboxes.clone(),
         value: vec![b'x'; VALUE_BYTES],
     };
-    let all: [(&str, Box<dyn Sends>); 4] = [
+    let all: [(&str, Box<dyn Sends>); 5] = [
         ("bare", Box::new(bare(&servers, &other, false, &mailboxes)?)),
-        ("turns", Box::new(ours(MAX_RECORDS))),
-        ("single", Box::new(ours(1))),
+        ("turns", Box::new(ours(Shape::Turns))),
+        ("single", Box::new(ours(Shape::Single))),
+        ("parted", Box::new(ours(Shape::Parted))),
         (
             "bare+headers",
             Box::new(bare(&servers, &other, true, &mailboxes)?),
         ),
     ];
+    let mut all = Vec::from(all);
+    all.retain(|(label, _)| only.is_empty() || only.iter().any(|only| only == label));
     say(format!(
         "settings    {rounds} rounds of {seconds} s, {} bytes a record, {} partitions, waiters on {SUBMITTERS} threads",
         KEY.len() + VALUE_BYTES,
@@ -369,12 +409,13 @@ fn main() -> Result<(), Failure> {
                 runs.push(run);
             }
         }
+        let first = all.first().map_or("none", |(label, _)| label);
         let base = runs.first().map_or(f64::NAN, |runs| median(runs).rate);
         for ((label, _), runs) in all.iter().zip(&runs) {
             let run = median(runs);
             let label = format!("median {label}");
             let share = 100. * run.rate / base;
-            say(format!("{}   {share:.0} % of bare", run.line(&label)));
+            say(format!("{}   {share:.0} % of {first}", run.line(&label)));
         }
     }
     Ok(())

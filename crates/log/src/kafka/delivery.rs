@@ -26,7 +26,8 @@ pub(super) struct Append {
     pub(super) cost: usize,
     pub(super) began: Instant,
     left: AtomicU64,
-    results: Mutex<Vec<Result<Offset, AppendError>>>,
+    /// `None` until something was said.
+    results: Mutex<Vec<Option<Result<Offset, AppendError>>>>,
     done: Mutex<Option<AppendDone>>,
 }
 
@@ -141,13 +142,12 @@ pub(super) fn not_acknowledged(error: &KafkaError, persisted: Persisted) -> Appe
 
 impl Append {
     pub(super) fn new(shared: &Arc<Shared>, records: usize, cost: usize, done: AppendDone) -> Self {
-        let unsaid = || AppendError::FateUnknown("nothing was said of it".to_owned());
         Self {
             shared: Arc::clone(shared),
             cost,
             began: Instant::now(),
             left: AtomicU64::new(u64::try_from(records).unwrap_or(u64::MAX)),
-            results: Mutex::new((0..records).map(|_| Err(unsaid())).collect()),
+            results: Mutex::new((0..records).map(|_| None).collect()),
             done: Mutex::new(Some(done)),
         }
     }
@@ -155,7 +155,7 @@ impl Append {
     /// Notes what became of a record; whether that was the last one, and all can be told.
     pub(super) fn is_last(&self, place: usize, result: Result<Offset, AppendError>) -> bool {
         if let Some(to) = self.results.lock().get_mut(place) {
-            *to = result;
+            *to = Some(result);
         }
         self.left.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -163,6 +163,15 @@ impl Append {
     /// Calls back, once.
     pub(super) fn tell(&self) {
         let results = std::mem::take(&mut *self.results.lock());
+        let unsaid = || {
+            Err(AppendError::FateUnknown(
+                "nothing was said of it".to_owned(),
+            ))
+        };
+        let results: Vec<_> = results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(unsaid))
+            .collect();
         let Some(done) = self.done.lock().take() else {
             return;
         };

@@ -9,7 +9,6 @@
 //! connections, the same requests, the same mix. Bare and service alternate within a round, so
 //! that a machine that slows down slows both. Only loopback traffic; every run is bounded.
 
-mod machine;
 mod report;
 mod runs;
 
@@ -19,9 +18,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use machine::Machine;
 use report::Placed;
 use runs::{Bench, Placement, Setup, Subject};
+use tally_tests::machine::Machine;
 
 /// Measures the service against a bare actix-web handler on this machine.
 #[derive(Debug, Parser)]

@@ -13,7 +13,7 @@ const SYNCS: usize = 300;
 const SYNC_BYTES: usize = 4 << 10;
 
 /// What a reader needs to judge the figures.
-pub(crate) struct Machine {
+pub struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
@@ -24,7 +24,11 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Asks the system, and measures what a sync costs in `dir`.
-    pub(crate) fn look(dir: &Path) -> Self {
+    ///
+    /// # Panics
+    /// When nothing can be written there.
+    #[must_use]
+    pub fn look(dir: &Path) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpuinfo
             .lines()
@@ -45,7 +49,8 @@ impl Machine {
     }
 
     /// The same as JSON.
-    pub(crate) fn to_json(&self) -> Value {
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         json!({
             "cpu": self.cpu, "cores": self.cores, "kernel": self.kernel,
             "file_system": self.file_system,
