@@ -12,7 +12,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd "$here/../.." && pwd)
-root=$(mktemp -d "${TMPDIR:-/tmp}/tally-show.XXXXXX")
+root=$(mktemp -d)
 prefix=tally
 interactions=$prefix.interactions
 dead_letters=$prefix.dead-letters
