@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tally_domain::{Offset, Partition, Position};
@@ -23,6 +24,10 @@ use crate::contract::{
 };
 use crate::metrics::LogMetrics;
 
+/// How long a topic may be missing: a broker that has just started does not know all of them.
+const MISSING_LIMIT: Duration = Duration::from_secs(2);
+/// The pause before it is asked for again.
+const MISSING_PAUSE: Duration = Duration::from_millis(200);
 /// How long single records may take to be read.
 const RECORDS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -172,10 +177,19 @@ impl KafkaLog {
 }
 
 fn describe(options: &KafkaOptions, topic: &Topic) -> Result<TopicDescription, OpenError> {
-    let described = Cluster::connect(options)?.describe(&topic.name)?;
-    described.ok_or_else(|| OpenError::TopicMissing {
-        topic: topic.name.clone(),
-    })
+    let cluster = Cluster::connect(options)?;
+    let until = Instant::now() + MISSING_LIMIT;
+    loop {
+        if let Some(described) = cluster.describe(&topic.name)? {
+            return Ok(described);
+        }
+        if Instant::now() >= until {
+            return Err(OpenError::TopicMissing {
+                topic: topic.name.clone(),
+            });
+        }
+        thread::sleep(MISSING_PAUSE);
+    }
 }
 
 impl EventLog for KafkaLog {

@@ -23,6 +23,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to do what it is asked.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
+/// How long brokers may take to know a topic that was made.
+const KNOWN_LIMIT: Duration = Duration::from_secs(10);
 /// The pause before it is asked again, in which the client's own words are listened to.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -334,7 +336,10 @@ impl Cluster {
             block_on(admin.create_topics([&new], limits))
         })?;
         match asked.into_iter().next() {
-            Some(Ok(_)) => Ok(true),
+            Some(Ok(_)) => {
+                self.wait_for(topic);
+                Ok(true)
+            }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
             Some(Err((_, RDKafkaErrorCode::InvalidReplicationFactor))) => Err(OpenError::Failed {
                 doing,
@@ -347,6 +352,23 @@ impl Cluster {
                 doing,
                 why: "there was no answer".to_owned(),
             }),
+        }
+    }
+
+    /// Waits until the brokers know a topic that was made: they say that it is made before they
+    /// do. Where that takes too long, whoever needs it says so.
+    fn wait_for(&self, topic: &Topic) {
+        let until = Instant::now() + KNOWN_LIMIT;
+        while Instant::now() < until {
+            let described = describe_topic(self.consumer.client(), &topic.name, TRY_LIMIT);
+            if let Ok(Some(described)) = described {
+                let partitions = described.partitions;
+                let led = partitions.iter().all(|one| one.leader.is_some());
+                if led && u32::try_from(partitions.len()) == Ok(topic.partitions) {
+                    return;
+                }
+            }
+            self.listen(RETRY_PAUSE);
         }
     }
 
