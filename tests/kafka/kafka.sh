@@ -290,13 +290,28 @@ start() { # COUNT
     bootstrap
 }
 
-# signal SIGNAL NODE: and where it ends the process, waits for its end.
+# frozen PID: waits until it stands still. Each thread takes the signal by itself; until the last one
+# has, an answer may still go out.
+frozen() {
+    local try
+    for try in $(seq 500); do
+        [ "$(cat "/proc/$1/task/"*/status 2>/dev/null | grep '^State:' | grep -cv 'T (stopped)')" != 0 ] || return 0
+        sleep 0.02
+    done
+    cat "/proc/$1/task/"*/status | grep '^State:' | sort | uniq -c >&2
+    return 1
+}
+
+# signal SIGNAL NODE: and waits until it has done what it does.
 signal() {
     alive "$2" || return 0
     local pid
     pid=$(cat "$data/$2/pid")
     kill "-$1" "$pid"
-    case $1 in KILL | TERM) while alive "$2"; do sleep 0.02; done ;; esac
+    case $1 in
+        KILL | TERM) while alive "$2"; do sleep 0.02; done ;;
+        STOP) frozen "$pid" || die "node $2 could not be frozen" ;;
+    esac
 }
 
 down() {
