@@ -21,6 +21,7 @@ use crate::wait;
 pub struct Folder {
     root: Arc<TempDir>,
     settings: Vec<(String, String)>,
+    through: Vec<String>,
     runs: Arc<AtomicU32>,
 }
 
@@ -114,6 +115,7 @@ impl Folder {
         Self {
             root: Arc::new(root),
             settings: settings.into(),
+            through: Vec::new(),
             runs: Arc::default(),
         }
     }
@@ -125,6 +127,19 @@ impl Folder {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_string()));
         self
+    }
+
+    /// The same folder, whose commands are all run by another one: `prlimit --nofile=64 tally …`.
+    #[must_use]
+    pub fn through(mut self, command: &[&str]) -> Self {
+        self.through = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// The same folder, whose commands all find the file system `data/` at this path.
+    #[must_use]
+    pub fn with_data_in(self, path: &Path) -> Self {
+        self.with("TALLY__DATA_DIR", path.join("data").display())
     }
 
     /// The same folder, whose servers all listen on the same free ports, so that clients find the
@@ -156,7 +171,8 @@ impl Folder {
     /// The setting `data_dir`.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.root.path().join("data")
+        self.setting("TALLY__DATA_DIR")
+            .map_or_else(|| self.root.path().join("data"), PathBuf::from)
     }
 
     /// Runs `tally ARGS` on the folder to its end.
@@ -190,7 +206,15 @@ impl Folder {
     /// environment but the path.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary::tally());
+        let program = binary::tally();
+        let mut command = match self.through.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command
             .args(args)
             .env_clear()

@@ -203,6 +203,14 @@ impl Server {
     /// # Panics
     /// When it is not our child any more.
     pub fn kill9(mut self) {
+        self.kill();
+    }
+
+    /// The same for who keeps it to look at what it said.
+    ///
+    /// # Panics
+    /// When it is not our child any more.
+    pub fn kill(&mut self) {
         self.started.child.kill().expect("a child of ours");
         self.started.child.wait().expect("a child of ours");
     }

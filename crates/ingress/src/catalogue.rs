@@ -19,6 +19,7 @@
 mod record;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -179,7 +180,7 @@ impl Catalogue {
         let following = Arc::clone(&shared);
         let follower = std::thread::Builder::new()
             .name("tally-catalogue".to_owned())
-            .spawn(move || following.follow(reader.as_mut()))
+            .spawn(move || following.follow_guarded(reader.as_mut()))
             .map_err(CatalogueError::Thread)?;
         Ok(Self {
             shared,
@@ -349,6 +350,18 @@ impl Shared {
             at = next;
         }
         Ok(())
+    }
+
+    /// As [`follow`](Self::follow); a panic ends it as an error does from which there is no return.
+    fn follow_guarded(&self, reader: &mut dyn LogReader) {
+        if catch_unwind(AssertUnwindSafe(|| self.follow(reader))).is_err() {
+            tracing::error!(
+                "the catalogue's thread panicked: it sees no changes any more: restart"
+            );
+            let mut progress = self.progress.lock();
+            progress.given_up = true;
+            progress.failure = Some("its thread panicked; the service's log has the cause".into());
+        }
     }
 
     /// Applies what comes until the catalogue is dropped.

@@ -14,5 +14,6 @@ pub mod inspect;
 pub mod management;
 #[cfg(test)]
 mod memory_log;
+mod supervise;
 
 pub use api::server::{ApiOptions, ApiParts, ApiServer, CatalogueMode, StartError, start_api};

@@ -20,6 +20,7 @@ use tally_domain::UserId;
 use super::file::{KeysError, KeysFile, Stamp, StoredKey};
 use super::key::{self, KeyHash, KeyId};
 use super::{AuthError, header};
+use crate::supervise;
 
 /// The well-known key of a server on somebody's own machine.
 pub const LOCAL_DEV_KEY: &str = "local-dev-key";
@@ -75,12 +76,9 @@ impl Authenticator {
         let watcher = std::thread::Builder::new()
             .name("tally-keys".to_owned())
             .spawn(move || {
-                let mut ended = watched.ended.lock();
-                while !*ended {
-                    if watched.wake.wait_for(&mut ended, pause).timed_out() {
-                        watched.look(&mut watch);
-                    }
-                }
+                supervise::begin_again_after_panic("tally-keys", || {
+                    watched.follow(&mut watch, pause)
+                });
             })
             .map_err(KeysError::Thread)?;
         Ok(Self {
@@ -158,6 +156,16 @@ impl Shared {
         Ok((shared, Watch { stamp, said: None }))
     }
 
+    /// Looks again and again until the authenticator is dropped.
+    fn follow(&self, watch: &mut Watch, pause: Duration) {
+        let mut ended = self.ended.lock();
+        while !*ended {
+            if self.wake.wait_for(&mut ended, pause).timed_out() {
+                self.look(watch);
+            }
+        }
+    }
+
     /// Reads the keys where the file is another than at the last look.
     fn look(&self, watch: &mut Watch) {
         let stamp = self.file.stamp().map_err(|error| error.kind());
@@ -166,9 +174,11 @@ impl Shared {
         if same && watch.said.is_none_or(|looks| looks < REMIND_AFTER) {
             return;
         }
-        watch.stamp = stamp;
         let path = self.file.path().display();
-        match self.file.read() {
+        let read = self.file.read();
+        // After the file is read: where reading panics, it is read again.
+        watch.stamp = stamp;
+        match read {
             Ok(_) if watch.stamp == Ok(None) => {
                 watch.said = None;
                 self.keys.store(Arc::default());

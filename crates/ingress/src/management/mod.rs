@@ -30,6 +30,7 @@ use tally_projector::Projector;
 use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
+use crate::supervise;
 use readiness::{Code, Head, Reason, Sample, StallWatch, judge};
 
 /// How many long answers may be under way at once.
@@ -277,7 +278,7 @@ pub fn start_management(
     let watched = Arc::clone(management);
     let watcher = std::thread::Builder::new()
         .name("tally-readiness".to_owned())
-        .spawn(move || watched.watch())?;
+        .spawn(move || supervise::begin_again_after_panic("tally-readiness", || watched.watch()))?;
     let running = ManagementServer {
         handle: server.handle(),
         management: Arc::clone(management),

@@ -1,0 +1,93 @@
+//! What makes the system fail the server: a small library that is loaded into the real binary, and
+//! the shared memory that says what fails.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tally_tests::Folder;
+use tally_tests::binary::{target_dir, workspace};
+
+/// The words of `tests/faults/preload.c`.
+#[derive(Clone, Copy)]
+pub(crate) enum Word {
+    ClockSeconds = 0,
+    SyncErrors = 1,
+    SyncsHang = 2,
+    WriteErrno = 3,
+    ReadMicros = 4,
+    Lies = 5,
+    Thread = 6,
+    WrongTimes = 8,
+}
+
+/// Says what fails. The numbers are in a file that the server has mapped.
+pub(crate) struct Control {
+    file: File,
+}
+
+impl Control {
+    /// Loads the library into everything that runs on the folder.
+    pub(crate) fn over(folder: Folder) -> (Folder, Self) {
+        let path = folder.root().join("faults");
+        let file = File::options().create_new(true).write(true).open(&path);
+        let file = file.expect("a file beside the data");
+        file.set_len(72).expect("a file of 72 bytes");
+        let folder = folder
+            .with("LD_PRELOAD", library().display())
+            .with("FAULTS_CONTROL", path.display());
+        (folder, Self { file })
+    }
+
+    pub(crate) fn set(&self, word: Word, value: i64) {
+        self.file
+            .write_all_at(&value.to_le_bytes(), 8 * word as u64)
+            .expect("the control file is written");
+    }
+
+    /// The next reading or writing of a file in the thread whose name begins so makes it panic.
+    pub(crate) fn panic_at_file_in(&self, thread: &str) {
+        self.panic_in(thread, Word::Lies);
+    }
+
+    /// The next look at a clock in the thread whose name begins so makes it panic.
+    pub(crate) fn panic_at_clock_in(&self, thread: &str) {
+        self.panic_in(thread, Word::WrongTimes);
+    }
+
+    fn panic_in(&self, thread: &str, how: Word) {
+        // The system keeps no more of a name.
+        let name = thread.get(..15).unwrap_or(thread);
+        let mut words = [0; 16];
+        for (byte, of_name) in words.iter_mut().zip(name.bytes()) {
+            *byte = of_name;
+        }
+        self.file
+            .write_all_at(&words, 8 * Word::Thread as u64)
+            .expect("the control file is written");
+        self.set(how, 1);
+    }
+}
+
+/// The library, built now.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let source = workspace().join("tests/faults/preload.c");
+        let built = target_dir().join("faults-preload.so");
+        let draft = built.with_extension(std::process::id().to_string());
+        let status = Command::new("cc")
+            .args([
+                "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o",
+            ])
+            .args([&draft, &source])
+            .arg("-ldl")
+            .status()
+            .expect("cc is there: apt-get install build-essential");
+        assert!(status.success(), "cc could not build {}", source.display());
+        fs::rename(&draft, &built).expect("the library takes its name");
+        built
+    })
+}

@@ -1,0 +1,95 @@
+//! A panic in each thread that does some work: the process says so and ends, or is not ready, or
+//! goes on whole; it never lives on by half in silence.
+
+use tally_tests::{Folder, Request, wait};
+
+use crate::scene::{Row, Scene};
+
+/// The thread that writes and syncs the log.
+pub(crate) fn writer(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_file_in("interactions-writer");
+    scene.answer(503);
+    scene.not_ready("log_failed");
+    scene.says("panicked");
+    scene.restart();
+    scene.end()
+}
+
+/// A thread that folds.
+pub(crate) fn fold(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_file_in("tally-fold");
+    scene.not_ready("stalled");
+    scene.says("panicked");
+    scene.no_answer("200 not visible", "503 stalled");
+    scene.restart();
+    scene.end()
+}
+
+/// The thread that writes the state down.
+pub(crate) fn checkpoint(folder: Folder) -> Row {
+    let folder = folder.with("TALLY__PROJECTOR__CHECKPOINT_INTERVAL", "1s");
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_file_in("tally-checkpoint");
+    scene.not_ready("stalled");
+    scene.says("panicked");
+    scene.no_answer("200 not visible", "503 stalled");
+    scene.restart();
+    scene.end()
+}
+
+/// The thread that follows the file of keys: the next change is seen all the same.
+pub(crate) fn keys(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_clock_in("tally-keys");
+    let created = scene.folder.run(&["keys", "create", "--user", "7"]).ok();
+    let key = created
+        .split_whitespace()
+        .find(|word| word.starts_with("tally_"));
+    let key = key.expect("a key").to_owned();
+    let api = scene.server.api();
+    wait::until("the new key is known", || {
+        let request = Request::get("/api/v1/metrics/resources/quest/42/").bearer(&key);
+        (request.send(api).status == 200).then_some(())
+    });
+    scene.answer(200);
+    scene.says("panicked");
+    scene.still_ready();
+    scene.end()
+}
+
+/// The thread that follows the catalogue.
+pub(crate) fn catalogue(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_file_in("tally-catalogue");
+    // It is told that the change is not visible, and the server that it sees none any more.
+    let said = scene.folder.run(&["resources", "add", "quest", "43"]);
+    scene.not_ready("log_failed");
+    scene.says("panicked");
+    scene.answer(200);
+    assert!(!said.status.success(), "{said:?}");
+    scene.restart();
+    scene.end()
+}
+
+/// The thread that looks whether the service is ready.
+pub(crate) fn readiness(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_clock_in("tally-readiness");
+    scene.says("panicked");
+    scene.answer(200);
+    scene.still_ready();
+    scene.end()
+}
+
+/// A thread that serves requests: its connections end, and another takes its place.
+pub(crate) fn server(folder: Folder) -> Row {
+    let mut scene = Scene::start(folder);
+    scene.control.panic_at_clock_in("actix-rt");
+    scene.says("panicked");
+    scene.answer(200);
+    scene.server.wait_until_ready();
+    scene.still_ready();
+    scene.end()
+}
