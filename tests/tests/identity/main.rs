@@ -13,7 +13,7 @@ use tally_tests::{Folder, Request, Response, Server, wait};
 
 use cases::{
     Case, INVALID_KEY, NO_KEYS, algorithm_cases, claim_cases, header_cases, key_cases, refused,
-    run, shape_cases, valid,
+    run, shape_cases, user_cases, valid,
 };
 use key_set::KeySet;
 use testing::{Issuer, claims, now};

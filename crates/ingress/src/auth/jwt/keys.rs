@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::DecodingKey;
 
 use super::Algorithm;
+use super::verified::Verified;
 
 /// The bits of an RSA key, as RFC 7518 has them at the least and the library at the most.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2_048..=8_192;
@@ -36,24 +37,37 @@ impl fmt::Debug for Key {
 }
 
 /// All keys that hold at a time.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Keys {
     all: Vec<Key>,
     /// Whether tokens say by its `kid` which key they are signed with.
     named: bool,
+    /// Tokens that were found valid with these keys.
+    pub(super) verified: Verified,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.all).finish()
+    }
 }
 
 impl Keys {
     /// Keys without names: a token may be signed with any of those of its algorithm.
     pub(super) fn unnamed(all: Vec<Key>) -> Self {
-        let named = false;
-        Self { all, named }
+        Self {
+            all,
+            ..Self::default()
+        }
     }
 
     /// The keys of a set, by their `kid`.
     pub(super) fn named(all: Vec<Key>) -> Self {
-        let named = true;
-        Self { all, named }
+        Self {
+            all,
+            named: true,
+            ..Self::default()
+        }
     }
 
     pub(super) fn len(&self) -> usize {

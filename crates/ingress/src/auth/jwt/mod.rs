@@ -15,6 +15,7 @@
 //! - [`error`]: why a token is refused
 //! - `token`: what is in a token
 //! - `keys`, `jwks`: keys, and sets of them
+//! - `verified`: tokens that were found valid
 //! - [`source`]: where keys come from
 //! - `follow`: the thread that follows them
 
@@ -25,8 +26,9 @@ mod jwks;
 mod keys;
 pub mod source;
 mod token;
+mod verified;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
@@ -41,6 +43,7 @@ pub use token::MAX_TOKEN;
 
 use follow::Follower;
 use token::{Claims, Header};
+use verified::Fingerprint;
 
 pub(super) use token::is_token;
 
@@ -97,15 +100,29 @@ impl Jwt {
     /// # Errors
     /// [`JwtError`]. What stands in a token is looked at only after its signature.
     pub(super) fn user(&self, token: &[u8]) -> Result<UserId, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLong);
+        }
+        let keys = self.follower.keys();
+        let (fingerprint, now) = (Fingerprint::of(token), now());
+        if let Some(user) = keys.verified.user(fingerprint, now) {
+            return Ok(user);
+        }
         let header = Header::of(token)?;
         let named = |rule: &&(Algorithm, Validation)| rule.0.name() == header.alg;
         let rule = self.rules.iter().find(named);
         let (algorithm, rule) = rule.ok_or(JwtError::Algorithm)?;
-        let keys = self.follower.keys();
         let mut refused = JwtError::UnknownKey;
         for key in keys.candidates(*algorithm, header.kid.as_deref()) {
             match jsonwebtoken::decode::<Claims>(token, &key.decoding, rule) {
-                Ok(token) => return token.claims.user(self.for_us),
+                Ok(token) => {
+                    let user = token.claims.user(self.for_us)?;
+                    if let Some(end) = token.claims.end() {
+                        let end = end.saturating_add(rule.leeway);
+                        keys.verified.insert(fingerprint, user.clone(), end, now);
+                    }
+                    return Ok(user);
+                }
                 Err(error) => refused = reason(error.kind()),
             }
             if refused != JwtError::Signature {
@@ -125,6 +142,12 @@ impl Jwt {
     pub(super) async fn looked(&self) {
         self.follower.looked().await;
     }
+}
+
+/// Seconds since 1970, as tokens count.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// What the library checks. Its defaults are too kind: what is configured is required.

@@ -32,9 +32,6 @@ pub(super) struct Header {
 impl Header {
     /// The header of a token.
     pub(super) fn of(token: &[u8]) -> Result<Self, JwtError> {
-        if token.len() > MAX_TOKEN {
-            return Err(JwtError::TooLong);
-        }
         let encoded = token.split(|byte| *byte == b'.').next().unwrap_or_default();
         let header = URL_SAFE_NO_PAD.decode(encoded).ok();
         let header = header.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
@@ -59,8 +56,8 @@ pub(super) struct Claims {
     token_type: Option<Value>,
     #[serde(default)]
     aud: Option<Value>,
-    #[serde(default, rename = "exp")]
-    _exp: Option<IgnoredAny>,
+    #[serde(default)]
+    exp: Option<Value>,
     #[serde(default, rename = "nbf")]
     _nbf: Option<IgnoredAny>,
     #[serde(default, rename = "iss")]
@@ -68,6 +65,11 @@ pub(super) struct Claims {
 }
 
 impl Claims {
+    /// When it is over, in seconds since 1970, where that is a whole number.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.exp.as_ref()?.as_u64()
+    }
+
     /// Whose the token is, where it is one to call an API with. `for_us`: whether its audience was
     /// compared with ours; where we have none, a token that has one is not for us.
     pub(super) fn user(&self, for_us: bool) -> Result<UserId, JwtError> {
