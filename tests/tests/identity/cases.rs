@@ -294,7 +294,8 @@ pub(crate) fn shape_cases(issuer: &Issuer) -> Vec<Case> {
     let (message, _) = signed.rsplit_once('.').expect("a signature");
     let stranger = Issuer::secret("HS256", &[b'x'; 64]);
     let long = "A".repeat(16_384 - message.len());
-    let cut = &signed[..signed.len() - 5];
+    // By whole bytes: what is left is base64.
+    let cut = &signed[..signed.len() - 3];
     [
         (
             "token, a claim twice",

@@ -116,7 +116,7 @@ impl Follower {
             good: Instant::now(),
             said: None,
         };
-        let mut keys = Keys::default();
+        let mut keys = Arc::<Keys>::default();
         // An issuer that is away keeps nobody from starting who has an API key.
         let at_once = schedule.on_demand.is_none();
         if at_once {
@@ -128,7 +128,7 @@ impl Follower {
             watched.source.warn_of_readable_secrets();
         }
         let shared = Arc::new(Shared {
-            keys: ArcSwap::from_pointee(keys),
+            keys: ArcSwap::new(keys),
             demand: Mutex::new(Demand {
                 wanted: !at_once,
                 ..Demand::default()
@@ -282,7 +282,7 @@ impl Shared {
                     watched.stamp = Some(stamp);
                     tracing::info!(setting, keys = keys.len(), "keys of tokens read");
                     self.metrics.read(keys.len());
-                    self.keys.store(Arc::new(keys));
+                    self.keys.store(keys);
                 } else {
                     self.metrics.looked(self.schedule.on_demand.is_some());
                     if again {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -89,7 +90,7 @@ pub(super) enum Look {
     /// What was there before.
     Same,
     /// Other keys.
-    New(Stamp, Keys),
+    New(Stamp, Arc<Keys>),
 }
 
 impl KeySource {
@@ -128,7 +129,7 @@ impl KeySource {
             return Ok(Look::Same);
         }
         let keys = self.parse(&contents, algorithms)?;
-        Ok(Look::New(stamp, keys))
+        Ok(Look::New(stamp, Arc::new(keys)))
     }
 
     fn parse(&self, contents: &[Vec<u8>], algorithms: &[Algorithm]) -> Result<Keys, JwtKeysError> {
