@@ -44,7 +44,7 @@ fn an_unknown_or_impossible_setting_is_refused_by_name() {
             "soon",
             ["projector.wait_limit", "soon"],
         ),
-        ("TALLY__AUTH__JWT__ISSUER", "x", ["auth.jwt", "keys"]),
+        ("TALLY__AUTH__JWT__ISSUER", "x", ["auth.jwt.issuer", "keys"]),
     ];
     for (name, value, words) in cases {
         let folder = Folder::new().with(name, value);

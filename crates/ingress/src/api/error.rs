@@ -15,7 +15,8 @@ use serde::{Serialize, Serializer};
 
 use super::body::{FieldErrors, Invalid, Kind};
 use super::json::JsonError;
-use crate::auth::AuthError;
+use crate::auth::jwt::error::NO_KEYS;
+use crate::auth::{AuthError, JwtError};
 
 /// How long a client should wait before it tries again what was refused for now, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -235,6 +236,19 @@ impl ApiError {
                 "internal",
                 "Internal server error.",
             ),
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            // The token may well be valid: its owner is to come again, not to get another one.
+            AuthError::Token(JwtError::NoKeys) => Self::Unavailable(NO_KEYS),
+            AuthError::NotProvided
+            | AuthError::Malformed
+            | AuthError::UnknownKey
+            | AuthError::Token(_) => Self::Auth(error),
         }
     }
 }

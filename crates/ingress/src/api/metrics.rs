@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::route::Route;
+use crate::auth::AuthError;
 
 /// From a tenth of a millisecond to ten seconds: a fast disk's sync, up to a slow one's limit.
 const SECONDS: [f64; 14] = [
@@ -71,6 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     results: Arc<Vec<(IngestResult, IntCounter)>>,
     pub(crate) batch_records: Histogram,
+    /// By reason.
+    not_authenticated: Arc<Vec<(AuthError, IntCounter)>>,
 }
 
 impl Metrics {
@@ -126,6 +129,7 @@ impl Metrics {
                     .map(|route| seconds.get_metric_with_label_values(&[route]))
                     .collect::<Result<_>>()?,
             ),
+            not_authenticated: Arc::new(auth_failures(registry)?),
             in_flight: add(registry, in_flight)?,
             results: Arc::new(
                 IngestResult::ALL
@@ -158,12 +162,38 @@ impl Metrics {
         }
     }
 
+    /// Notes a request that is refused for who it comes from.
+    pub(crate) fn not_authenticated(&self, error: AuthError) {
+        let mut all = self.not_authenticated.iter();
+        if let Some((_, counter)) = all.find(|(other, _)| *other == error) {
+            counter.inc();
+        }
+    }
+
     /// Notes what became of an interaction.
     pub(crate) fn ingested(&self, result: IngestResult) {
         if let Some((_, counter)) = self.results.iter().find(|(other, _)| *other == result) {
             counter.inc();
         }
     }
+}
+
+/// A counter for each way not to say validly who one is.
+fn auth_failures(registry: &Registry) -> Result<Vec<(AuthError, IntCounter)>> {
+    let failures = IntCounterVec::new(
+        Opts::new(
+            "tally_http_auth_failures_total",
+            "Requests that did not say validly whom they come from, by why.",
+        ),
+        &["reason"],
+    );
+    let failures = add(registry, failures)?;
+    AuthError::all()
+        .map(|error| {
+            let counter = failures.get_metric_with_label_values(&[error.reason()])?;
+            Ok((error, counter))
+        })
+        .collect()
 }
 
 fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<C>) -> Result<C> {

@@ -138,8 +138,11 @@ async fn dispatch(
         return Ok(options(route));
     }
     let user = if route.authenticated() {
-        let user = api.authenticator.authenticate(request.headers());
-        Some(user.map_err(ApiError::Auth)?)
+        let user = api.authenticator.authenticate_patiently(request.headers());
+        Some(user.await.map_err(|error| {
+            api.metrics.not_authenticated(error);
+            ApiError::from(error)
+        })?)
     } else {
         None
     };

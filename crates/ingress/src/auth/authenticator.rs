@@ -18,6 +18,7 @@ use subtle::Choice;
 use tally_domain::UserId;
 
 use super::file::{KeysError, KeysFile, Stamp, StoredKey};
+use super::jwt::{self, Jwt};
 use super::key::{self, KeyHash, KeyId};
 use super::{AuthError, header};
 use crate::supervise;
@@ -36,6 +37,7 @@ const REMIND_AFTER: u32 = 60;
 pub struct Authenticator {
     shared: Arc<Shared>,
     watcher: Option<JoinHandle<()>>,
+    jwt: Option<Jwt>,
 }
 
 struct Shared {
@@ -84,10 +86,35 @@ impl Authenticator {
         Ok(Self {
             shared,
             watcher: Some(watcher),
+            jwt: None,
         })
     }
 
-    /// Whom a request with these headers comes from.
+    /// The same, which takes tokens as well.
+    #[must_use]
+    pub fn with_tokens(mut self, jwt: Jwt) -> Self {
+        self.jwt = Some(jwt);
+        self
+    }
+
+    /// Whom a request with these headers comes from. Where that is a token with a key that is not
+    /// known yet, it waits a bounded time for the keys to be read again, and looks once more.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub async fn authenticate_patiently(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
+        let user = self.authenticate(headers);
+        if let (Err(AuthError::Token(error)), Some(jwt)) = (&user, &self.jwt)
+            && error.may_pass()
+        {
+            // Rare, and larger than the rest: it need not make every request large.
+            Box::pin(jwt.looked()).await;
+            return self.authenticate(headers);
+        }
+        user
+    }
+
+    /// Whom a request with these headers comes from, at once.
     ///
     /// # Errors
     /// [`AuthError`]; unknown keys, revoked ones and wrong secrets are not told apart, and take
@@ -101,7 +128,9 @@ impl Authenticator {
             let user = self.shared.local_dev.as_ref().filter(|_| !forwarded);
             return user.cloned().ok_or(AuthError::UnknownKey);
         }
-        // Here a JWT would be told from a key.
+        if let Some(jwt) = self.jwt.as_ref().filter(|_| jwt::is_token(credential)) {
+            return Ok(jwt.user(credential)?);
+        }
         let (id, secret) = key::split(credential).ok_or(AuthError::UnknownKey)?;
         let keys = self.shared.keys.load();
         let holder = keys.get(&id);

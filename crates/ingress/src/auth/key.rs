@@ -20,7 +20,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-const PREFIX: &str = "tally_";
+/// How every key begins.
+pub(super) const PREFIX: &str = "tally_";
 const ID_CHARS: usize = 12;
 /// With its padding one block of SHA-256.
 const SECRET_CHARS: usize = 52;

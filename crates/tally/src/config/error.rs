@@ -89,9 +89,7 @@ impl Sources {
                     .split_last()
                     .map_or(&[][..], |(_, section)| section);
                 let full = |name: &str| [section, &[name.to_owned()]].concat().join(".");
-                // What is known only to be refused is no advice.
-                let usable = expected.iter().filter(|name| full(name) != "auth.jwt");
-                let mut valid: Vec<String> = usable.map(|name| full(name)).collect();
+                let mut valid: Vec<String> = expected.iter().map(|name| full(name)).collect();
                 valid.sort_unstable();
                 ConfigError::Unknown {
                     source_name: self.of(&setting),

@@ -161,6 +161,7 @@ impl Config {
             .map_err(|error| sources.explain(&error))?;
         config.check(&sources)?;
         config.kafka.finish(config.log.kind, &sources)?;
+        config.auth.tokens = config.auth.jwt.settings(&sources)?;
         Ok((config, sources))
     }
 }

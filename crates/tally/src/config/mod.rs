@@ -7,10 +7,12 @@
 //!
 //! - [`values`]: times, sizes and numbers that know their own range
 //! - [`mod@kafka`]: what the Kafka log is told
+//! - [`jwt`]: which tokens are taken
 //! - [`layers`]: where settings come from
 //! - [`error`]: what is wrong, by the setting's full name, where it came from, and what is valid
 
 pub(crate) mod error;
+pub(crate) mod jwt;
 pub(crate) mod kafka;
 pub(crate) mod layers;
 pub(crate) mod values;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::ConfigError;
+pub(crate) use jwt::{Jwt, JwtKeys, JwtSettings};
 pub(crate) use kafka::Kafka;
 pub(crate) use layers::Sources;
 use values::{Size, Span, Texts, Whole};
@@ -117,10 +120,10 @@ pub(crate) struct Auth {
     )]
     pub(crate) keys_file: Option<PathBuf>,
     pub(crate) local_dev_key: bool,
-    /// The place for what JWTs need. Known by name, and refused by [`Config::load`] until it is
-    /// built: a check that somebody configured must not be silently absent.
-    #[serde(default, skip_serializing)]
-    pub(crate) jwt: Option<serde::de::IgnoredAny>,
+    pub(crate) jwt: Jwt,
+    /// What `jwt` says, checked; `None` where no tokens are taken.
+    #[serde(skip)]
+    pub(crate) tokens: Option<JwtSettings>,
 }
 
 /// The fold and the state.
@@ -168,12 +171,6 @@ impl Config {
     /// Refuses what each setting alone can't see.
     fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
         let refuse = |setting: &str, why: &str| Err(sources.invalid(setting, why.to_owned()));
-        if self.auth.jwt.is_some() {
-            return refuse(
-                "auth.jwt",
-                "JWTs are not built into this version; remove it and use API keys",
-            );
-        }
         if self.data_dir.as_os_str().is_empty() {
             return refuse("data_dir", "it is empty; valid is the path of a folder");
         }

@@ -85,6 +85,11 @@ fn the_local_default_names_every_setting() {
                 "{section}.{setting}"
             );
         }
+        let tokens = settings.get("jwt").and_then(|jwt| jwt.as_object());
+        for setting in tokens.into_iter().flat_map(|jwt| jwt.keys()) {
+            let named = uncommented.contains(&format!("\n{setting} = "));
+            assert!(named, "auth.jwt.{setting}");
+        }
     }
 }
 
@@ -259,7 +264,12 @@ const IMPOSSIBLE: &[(&str, &str, [&str; 2])] = &[
     (
         "TALLY__AUTH__JWT__ISSUER",
         "x",
-        ["auth.jwt", "not built into this version"],
+        ["auth.jwt.issuer", "auth.jwt.secret_files"],
+    ),
+    (
+        "TALLY__AUTH__JWT",
+        "x",
+        ["auth.jwt", "a section [auth.jwt]"],
     ),
     (
         "TALLY__API__LISTEN",

@@ -10,6 +10,7 @@
 //! - [`logs`]: the logs, in files or on a Kafka cluster, also for commands
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
+//! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`banner`]: what a person sees first
 //! - [`mod@stop`]: signals, and the bound on the way down
 
@@ -19,6 +20,7 @@ mod listen;
 pub(crate) mod logs;
 pub(crate) mod open;
 mod stop;
+mod tokens;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use actix_web::dev::Server;
 use prometheus::Registry;
 use tally_domain::{Resource, ResourceType};
-use tally_ingress::auth::Authenticator;
+use tally_ingress::auth::{Authenticator, Jwt};
 use tally_ingress::catalogue::Catalogue;
 use tally_ingress::management::{Management, Parts};
 use tally_ingress::{ApiOptions, ApiParts, ApiServer, CatalogueMode, start_api};
@@ -17,6 +17,7 @@ use tally_log::storage::RealStorage;
 use tally_projector::{Options, Projector};
 
 use super::logs::{Logs, Partitions};
+use super::tokens;
 use crate::config::{self, Config};
 use crate::failure::{Failure, with_causes};
 
@@ -82,8 +83,13 @@ pub(super) fn everything(
     registry: &Registry,
 ) -> Result<Opened, Failure> {
     management.opening("reading the API keys");
-    let authenticator =
+    let mut authenticator =
         Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(Failure::of)?;
+    if let Some(settings) = &config.auth.tokens {
+        management.opening("reading the keys of tokens");
+        let jwt = Jwt::start(tokens::options(settings)?, registry).map_err(Failure::of)?;
+        authenticator = authenticator.with_tokens(jwt);
+    }
     management.opening("opening the logs");
     let partitions = Partitions::Exactly(config.log.partitions.as_u32());
     let logs = Logs::open(config, dir, registry, partitions)?;

@@ -65,6 +65,18 @@ fn rows_of_401() -> Vec<Row> {
             AuthError::UnknownKey,
             r#"{"detail":"Invalid API key.","code":"authentication_failed"}"#,
         ),
+        (
+            AuthError::Token(JwtError::Signature),
+            r#"{"detail":"Given token not valid for any token type","code":"token_not_valid"}"#,
+        ),
+        (
+            AuthError::Token(JwtError::Expired),
+            r#"{"detail":"Token is expired","code":"token_expired"}"#,
+        ),
+        (
+            AuthError::Token(JwtError::NoUser),
+            r#"{"detail":"Token contained no recognizable user identification","code":"token_not_valid"}"#,
+        ),
     ];
     let header = Some((WWW_AUTHENTICATE, "Bearer realm=\"api\""));
     rows.map(|(error, body)| (ApiError::Auth(error), 401, body, header.clone()))

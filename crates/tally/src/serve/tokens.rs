@@ -1,0 +1,99 @@
+//! Which tokens are taken, from the settings; and how a key set is got from its address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tally_ingress::auth::jwt::{Fetch, JwtOptions, KeySource, MAX_JWKS};
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::config::{JwtKeys, JwtSettings};
+use crate::failure::Failure;
+
+/// How long getting a key set may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What checks tokens is told.
+///
+/// # Errors
+/// Where an address needs TLS, and this host trusts nobody.
+pub(super) fn options(settings: &JwtSettings) -> Result<JwtOptions, Failure> {
+    let keys = match &settings.keys {
+        JwtKeys::Secrets(paths) => KeySource::Secrets(paths.clone()),
+        JwtKeys::PublicKeys(paths) => KeySource::PublicKeys(paths.clone()),
+        JwtKeys::JwksFile(path) => KeySource::JwksFile(path.clone()),
+        JwtKeys::JwksUrl {
+            url,
+            refresh,
+            min_refresh,
+            keep,
+        } => KeySource::JwksUrl {
+            fetch: fetch(url.clone())?,
+            refresh: *refresh,
+            min_refresh: *min_refresh,
+            keep: *keep,
+        },
+    };
+    Ok(JwtOptions {
+        algorithms: settings.algorithms.clone(),
+        keys,
+        issuer: settings.issuer.clone(),
+        audiences: settings.audiences.clone(),
+        leeway: settings.leeway,
+    })
+}
+
+/// Gets the set at an address. Proxies of the environment are used, as its `NO_PROXY` says. With
+/// https, the authorities that this host trusts (`SSL_CERT_FILE`, `SSL_CERT_DIR`) count, and some
+/// redirections are followed, none of them away from https; with http, none is.
+fn fetch(url: String) -> Result<Fetch, Failure> {
+    let secure = url
+        .get(..8)
+        .is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    let mut config = Agent::config_builder()
+        .https_only(secure)
+        .max_redirects(if secure { 3 } else { 0 })
+        .timeout_global(Some(PATIENCE))
+        .accept("application/json")
+        .user_agent(concat!("tally/", env!("CARGO_PKG_VERSION")));
+    if secure {
+        config = config.tls_config(tls()?);
+    } else {
+        tracing::warn!(
+            "auth.jwt.jwks_url is not https: whoever can change what comes from there can make valid tokens"
+        );
+    }
+    let agent = config.build().new_agent();
+    Ok(Box::new(move || get(&agent, &url)))
+}
+
+fn get(agent: &Agent, url: &str) -> Result<Vec<u8>, String> {
+    let failed = |error: ureq::Error| format!("can't be had: {error}");
+    let mut answer = agent.get(url).call().map_err(failed)?;
+    // One more than it may have, so that it is refused by what reads it.
+    let most = u64::try_from(MAX_JWKS)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    let body = answer.body_mut().with_config().limit(most);
+    body.read_to_vec().map_err(failed)
+}
+
+fn tls() -> Result<TlsConfig, Failure> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map(ToString::to_string);
+        return Err(Failure::run(format!(
+            "setting auth.jwt.jwks_url: https needs authorities to trust, and this host has none ({}); install ca-certificates, or name a file of them in SSL_CERT_FILE",
+            why.unwrap_or_else(|| "no file of them was found".to_owned())
+        )));
+    }
+    let certs = found.certs.iter();
+    let roots: Vec<Certificate<'static>> = certs
+        .map(|cert| Certificate::from_der(cert.as_ref()).to_owned())
+        .collect();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Ok(TlsConfig::builder()
+        .root_certs(RootCerts::Specific(Arc::new(roots)))
+        .unversioned_rustls_crypto_provider(Arc::new(provider))
+        .build())
+}
