@@ -22,6 +22,8 @@
 
 pub mod authenticator;
 pub mod file;
+#[cfg(test)]
+mod fuzz;
 mod header;
 pub mod key;
 mod owner;
