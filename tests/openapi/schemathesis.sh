@@ -48,9 +48,8 @@ for accept in application/json application/problem+json; do
     "$scratch/venv/bin/schemathesis" --config-file "$HERE/schemathesis.toml" run "http://$api/openapi.json" \
         --header "Authorization: Bearer local-dev-key" --header "Accept: $accept" "$@" || result=1
 done
-if grep -q '"level":"ERROR"\|panicked' "$scratch/log"; then
-    echo "the server said:" >&2
-    grep '"level":"ERROR"\|panicked' "$scratch/log" >&2
+if said=$(grep '"level":"ERROR"\|panicked' "$scratch/log"); then
+    printf 'the server said:\n%s\n' "$said" >&2
     result=1
 fi
 kill -0 "$server" || result=1

@@ -159,6 +159,8 @@ fn a_request_that_can_be_read_in_two_ways_is_refused_with_all_behind_it() {
     }
     let state = server.resource("quest", 42).ok();
     assert_eq!(state["counters"]["views"], 0, "nothing of it is recorded");
+    let said = server.output();
+    assert!(!said.contains("ERROR"), "clients fill the log: {said}");
 }
 
 /// Protects clients that are right: odd, but one way to read it.
