@@ -313,6 +313,30 @@ fn routes_methods_and_media_types() {
     }
 }
 
+/// A body is read as it comes. One that says it is encoded is not taken for a broken one, and is
+/// never decoded: a few bytes of it may stand for gigabytes.
+#[test]
+fn an_encoded_body_is_415_and_says_what_is_taken() {
+    let server = Folder::new().start();
+    let to = server.api();
+    let with = |encoding: &str| post(LIKE).header("Content-Encoding", encoding);
+    for encoding in ["gzip", "br", "zstd", "deflate", "gzip, identity", "x"] {
+        let body =
+            format!(r#"{{"detail":"Unsupported content encoding \"{encoding}\" in request."}}"#);
+        let answer = expect(&with(encoding), to, 415, &body);
+        assert_eq!(answer.header("accept-encoding"), Some("identity"));
+    }
+    let twice = with("identity").header("Content-Encoding", "gzip");
+    assert_eq!(twice.send(to).status, 415);
+    // A body that really is: 20 bytes of gzip, which would be `{}`.
+    let gzip = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0";
+    assert_eq!(with("gzip").body(gzip).send(to).status, 415);
+    assert_eq!(server.resource("quest", 42).ok()["counters"]["likes"], 0);
+    for encoding in ["identity", "Identity"] {
+        assert_eq!(with(encoding).send(to).status, 200, "{encoding}");
+    }
+}
+
 #[test]
 fn a_body_over_the_limit_is_413_however_it_is_sent() {
     let server = Folder::new().start();

@@ -26,6 +26,8 @@ use crate::store::{Store, StoreError};
 
 const MAGIC: &[u8; 8] = b"TALLYRD1";
 const HEADER: usize = 16;
+/// Bytes of a put before its key.
+const PUT: usize = 6;
 const REMOVE: u32 = u32::MAX;
 
 /// How many puts go into the store between two flushes: a later flush grows faster than linear.
@@ -97,7 +99,16 @@ impl Redo {
             bytes: file,
             puts: 0,
         };
-        redo.puts = u64::try_from(redo.iter().count()).ok()?;
+        let (mut puts, mut read) = (0, HEADER);
+        for (key, value) in redo.iter() {
+            puts += 1;
+            read += PUT + key.len() + value.map_or(0, <[u8]>::len);
+        }
+        // Puts that do not fill it are not those that were written, whatever the checksum says.
+        if read != redo.bytes.len() {
+            return None;
+        }
+        redo.puts = puts;
         Some(redo)
     }
 

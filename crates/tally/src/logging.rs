@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Logging};
 
-/// What libraries say of their own start; a setting that names them comes later and wins.
-const QUIET: &str = "actix_server=warn,sled=warn";
+/// What libraries say of their own start, and of each request that is no HTTP: a client must not fill
+/// the log. A setting that names them comes later and wins.
+const QUIET: &str = "actix_http=off,actix_server=warn,sled=warn";
 
 /// Starts logging. A second call does nothing.
 pub(crate) fn start(logging: &Logging) {

@@ -10,6 +10,8 @@ mod digest;
 #[cfg(test)]
 mod fold;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod history;
 #[cfg(test)]
 mod model;

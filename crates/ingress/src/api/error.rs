@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -53,6 +54,9 @@ pub(crate) enum ApiError {
     /// The body is not declared as JSON.
     #[error("media type {0:?} is not supported")]
     UnsupportedMediaType(String),
+    /// The body is encoded.
+    #[error("content encoding {0:?} is not supported")]
+    UnsupportedEncoding(String),
     /// A page may not ask what its browser asked about.
     #[error("CORS preflight refused: {0}")]
     Preflight(String),
@@ -151,6 +155,9 @@ impl ApiError {
             Self::MethodNotAllowed { allow, .. } => {
                 response.insert_header((ALLOW, HeaderValue::from_static(allow)));
             }
+            Self::UnsupportedEncoding(_) => {
+                response.insert_header((ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+            }
             Self::Unavailable(_) | Self::FateUnknown => {
                 let seconds = HeaderValue::from_static(RETRY_AFTER_SECONDS);
                 response.insert_header((RETRY_AFTER, seconds));
@@ -204,6 +211,11 @@ impl ApiError {
                 let detail = format!("Unsupported media type \"{kind}\" in request.");
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 Facts::new(status, "unsupported_media_type", detail)
+            }
+            Self::UnsupportedEncoding(encoding) => {
+                let detail = format!("Unsupported content encoding \"{encoding}\" in request.");
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                Facts::new(status, "unsupported_content_encoding", detail)
             }
             Self::Preflight(why) => Facts::new(StatusCode::BAD_REQUEST, "cors", why),
             Self::Timeout => {

@@ -1,6 +1,6 @@
 //! `POST /api/v1/metrics/interact/`: from the authenticated request to the answer.
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};
 use tally_domain::{IdempotencyKey, Resource, UserId};
 use tally_log::TraceParent;
@@ -24,6 +24,7 @@ pub(crate) async fn interact(
 ) -> Result<HttpResponse, ApiError> {
     if !request_body.is_empty() {
         check_media_type(request.headers())?;
+        check_encoding(request.headers())?;
     }
     let options = &worker.api.options;
     let bytes = request_body
@@ -63,6 +64,18 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let sent = String::from_utf8_lossy(sent).into_owned();
     Err(ApiError::UnsupportedMediaType(sent))
+}
+
+/// A body is read as it comes: what is encoded would only be a parse error, and what decodes to far
+/// more than it has bytes is nothing to let in.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    for sent in headers.get_all(CONTENT_ENCODING) {
+        if !sent.as_bytes().eq_ignore_ascii_case(b"identity") {
+            let sent = String::from_utf8_lossy(sent.as_bytes()).into_owned();
+            return Err(ApiError::UnsupportedEncoding(sent));
+        }
+    }
+    Ok(())
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {

@@ -1,8 +1,10 @@
 //! The API's description, made from the types below. Names, texts and tags of the interaction
 //! endpoint are the public contract's; what we add leaves a client of it working.
 
+use std::collections::BTreeMap;
+
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{ObjectBuilder, OpenApi, RefOr, Schema};
+use utoipa::openapi::{Content, Header, ObjectBuilder, OpenApi, Ref, RefOr, Response, Schema};
 use utoipa::{Modify, OpenApi as _, PartialSchema, ToSchema};
 
 /// The whole description.
@@ -14,8 +16,8 @@ pub(crate) fn description() -> OpenApi {
 #[openapi(
     info(title = "AISquare Studio API", version = "1.0.0", description = "Record what people do with content, and read the updated state at once."),
     paths(interact, resource),
-    components(schemas(ErrorDetail, ResourceState)),
-    modifiers(&Bearer),
+    components(schemas(ErrorDetail, Problem, ResourceState)),
+    modifiers(&Bearer, &EveryAnswer),
     security(("bearer" = [])),
 )]
 struct Description;
@@ -27,6 +29,44 @@ impl Modify for Bearer {
         let components = description.components.get_or_insert_default();
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme("bearer", scheme);
+    }
+}
+
+/// What answers have in common, whatever was asked.
+struct EveryAnswer;
+
+impl Modify for EveryAnswer {
+    fn modify(&self, description: &mut OpenApi) {
+        for item in description.paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                for (status, answer) in &mut operation.responses.responses {
+                    if let RefOr::T(answer) = answer {
+                        common(status, answer);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn common(status: &str, answer: &mut Response) {
+    let mut header = |name: &str, text: &str| {
+        let mut header = Header::default();
+        header.description = Some(text.to_owned());
+        answer.headers.insert(name.to_owned(), header);
+    };
+    header(
+        "X-Request-Id",
+        "The client's own, where it sent 1 to 128 visible ASCII characters; else a new one",
+    );
+    if status == "401" {
+        header("WWW-Authenticate", "The scheme to use");
+    }
+    if status.starts_with(['4', '5']) {
+        let problem = Ref::from_schema_name("Problem");
+        let content = Content::new(Some(problem));
+        let kind = "application/problem+json".to_owned();
+        answer.content.insert(kind, content);
     }
 }
 
@@ -175,6 +215,23 @@ struct ErrorDetail {
     code: Option<String>,
 }
 
+/// The same facts as RFC 9457 has them, where `Accept` asks for `application/problem+json`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes")]
+struct Problem {
+    /// `about:blank#` and the code.
+    r#type: String,
+    /// The status in words.
+    title: String,
+    status: u16,
+    /// In a sentence.
+    detail: String,
+    /// As a word.
+    code: String,
+    /// What is wrong with each field, where it is the fields.
+    errors: Option<BTreeMap<String, Vec<String>>>,
+}
+
 #[utoipa::path(
     post,
     path = "/api/v1/metrics/interact/",
@@ -183,9 +240,9 @@ struct ErrorDetail {
     summary = "Log User Interaction",
     description = "Record a user interaction with a resource and get updated state",
     params(
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$",
             description = "Makes a retry safe: the same key with the same interaction counts once."),
-        ("traceparent" = Option<String>, Header, min_length = 55, max_length = 55,
+        ("traceparent" = Option<String>, Header,
             description = "The trace the request belongs to (W3C Trace Context, version 00); one that is malformed is ignored."),
     ),
     request_body(content = InteractionRequest, content_type = "application/json"),
@@ -196,7 +253,7 @@ struct ErrorDetail {
         (status = 404, description = "Resource not found", body = inline(AnyType)),
         (status = 408, description = "The body did not come in time", body = ErrorDetail),
         (status = 413, description = "The body is too large", body = ErrorDetail),
-        (status = 415, description = "The body is not declared as JSON", body = ErrorDetail),
+        (status = 415, description = "The body is not declared as JSON, or it is encoded", body = ErrorDetail),
         (status = 422, description = "The Idempotency-Key was used with another interaction", body = ErrorDetail),
         (status = 503, description = "Not recorded, or nobody knows (see code); retry with the same Idempotency-Key", body = ErrorDetail,
             headers(("Retry-After" = u32, description = "In seconds"))),
@@ -215,7 +272,8 @@ fn interact() {}
     params(
         ("type" = inline(MetricsResourceTypeEnum), Path, description = "The kind of resource"),
         ("id" = u64, Path, description = "The resource's id"),
-        ("at_least" = Option<String>, Query, description = "A position from an earlier answer: wait until the state includes it"),
+        ("at_least" = Option<String>, Query, pattern = "^[A-Za-z0-9_-]{34}$",
+            description = "A position from an earlier answer: wait until the state includes it"),
     ),
     responses(
         (status = 200, description = "The state", body = ResourceState),

@@ -200,4 +200,6 @@ fn worker(api: &Arc<Api>) -> Rc<Worker> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

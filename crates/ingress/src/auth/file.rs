@@ -344,7 +344,7 @@ impl KeysFile {
         }
     }
 
-    fn parse(&self, bytes: &[u8]) -> Result<Vec<StoredKey>, KeysError> {
+    pub(super) fn parse(&self, bytes: &[u8]) -> Result<Vec<StoredKey>, KeysError> {
         #[derive(Deserialize)]
         struct Versioned {
             v: u64,
@@ -468,7 +468,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+pub(super) fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
     let mut bytes = format!("{{\"v\":{VERSION},\"keys\":[").into_bytes();
     for (place, key) in keys.iter().enumerate() {
         bytes.extend_from_slice(if place == 0 { b"\n" } else { b",\n" });

@@ -24,6 +24,8 @@
 
 pub mod authenticator;
 pub mod file;
+#[cfg(test)]
+mod fuzz;
 mod header;
 pub mod jwt;
 pub mod key;

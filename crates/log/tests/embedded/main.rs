@@ -12,6 +12,8 @@ mod disk;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod opening;
 #[cfg(test)]
 mod support;

@@ -16,6 +16,8 @@ mod export;
 #[cfg(test)]
 mod following;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod own_write;

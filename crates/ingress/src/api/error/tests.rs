@@ -128,6 +128,11 @@ fn rows_of_requests() -> Vec<Row> {
             r#"{"detail":"Unsupported media type \"\" in request."}"#,
         ),
         (
+            ApiError::UnsupportedEncoding("gzip".to_owned()),
+            415,
+            r#"{"detail":"Unsupported content encoding \"gzip\" in request."}"#,
+        ),
+        (
             ApiError::TooLarge { limit: 65_536 },
             413,
             r#"{"detail":"Request body exceeded the limit of 65536 bytes."}"#,

@@ -22,7 +22,7 @@ const INTERACT: &str = "/api/v1/metrics/interact/";
 const QUEST: &str = "/api/v1/metrics/resources/quest/42/";
 const VIEW: &str = r#"{"resource_type":"quest","resource_id":42,"interaction_type":"view"}"#;
 
-fn options() -> ApiOptions {
+pub(super) fn options() -> ApiOptions {
     ApiOptions {
         workers: 1,
         max_connections: 64,
