@@ -311,7 +311,7 @@ fn tests_are_neither_ignored_nor_wait_by_the_clock() {
         let tests = if of_tests {
             text.as_str()
         } else {
-            text.split_once("#[cfg(test)]\nmod ")
+            text.split_once("\n#[cfg(test)]\n")
                 .map_or("", |(_, tests)| tests)
         };
         if tests.contains(sleeps) && path != may_sleep {
