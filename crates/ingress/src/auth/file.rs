@@ -18,19 +18,16 @@
 //! two changes at once don't lose each other. Reading takes no lock and needs no right to write.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tally_domain::{EventTime, UserId};
-use tally_log::storage::{Lock, RealStorage, Storage};
+use tally_log::storage::{Lock, RealStorage, Stamp, Storage};
 
 use super::key::{ApiKey, KeyHash, KeyId};
-use super::owner;
 use crate::clock::now;
 
 /// The version of the file that this build writes, and the only one it reads.
@@ -182,29 +179,6 @@ impl StoredKey {
     }
 }
 
-/// Tells one content of the file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            // A copy that keeps the times of what it copies is noticed too.
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 /// The file of keys.
 pub struct KeysFile {
     path: PathBuf,
@@ -215,9 +189,15 @@ impl KeysFile {
     /// The file at `path`, which need not be there.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::on(Arc::new(RealStorage), path)
+    }
+
+    /// The same on another storage than the disk.
+    #[must_use]
+    pub fn on(storage: Arc<dyn Storage>, path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            storage: Arc::new(RealStorage),
+            storage,
         }
     }
 
@@ -313,11 +293,7 @@ impl KeysFile {
 
     /// What the file's stamp is now; `None` where there is no file.
     pub(super) fn stamp(&self) -> io::Result<Option<Stamp>> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.storage.stamp(&self.path)
     }
 
     /// All keys, none where there is no file.
@@ -326,22 +302,21 @@ impl KeysFile {
             path: self.path.clone(),
             cause,
         };
-        // Not through the storage, which opens for writing too: a server may only be allowed to
-        // read its keys.
-        let file = match fs::File::open(&self.path) {
+        // For reading alone: a server may not be allowed to write its keys.
+        let file = match self.storage.open_to_read(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(refused(error)),
         };
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        if u64::try_from(read.map_err(refused)?).is_ok_and(|len| len <= MAX_BYTES) {
-            self.parse(&bytes)
-        } else {
-            Err(KeysError::TooLarge {
+        let len = file.size().map_err(refused)?;
+        if len > MAX_BYTES {
+            return Err(KeysError::TooLarge {
                 path: self.path.clone(),
-            })
+            });
         }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        file.read_exact_at(&mut bytes, 0).map_err(refused)?;
+        self.parse(&bytes)
     }
 
     fn parse(&self, bytes: &[u8]) -> Result<Vec<StoredKey>, KeysError> {
@@ -398,7 +373,8 @@ impl KeysFile {
         change: impl FnOnce(&mut Vec<StoredKey>) -> Result<T, KeysError>,
     ) -> Result<T, KeysError> {
         // The file that a link leads to, rather than a file in the link's place.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let resolved = self.storage.resolve(&self.path);
+        let path = resolved.unwrap_or_else(|_| self.path.clone());
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
@@ -441,7 +417,7 @@ impl KeysFile {
             }
             let file = storage.create(&new)?;
             file.write_all_at(&bytes, 0)?;
-            owner::keep(path, &new)?;
+            storage.keep_owner(path, &new)?;
             file.sync_data()
         };
         write().map_err(write_error("written", &new))?;

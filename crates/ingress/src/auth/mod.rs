@@ -24,7 +24,6 @@ pub mod authenticator;
 pub mod file;
 mod header;
 pub mod key;
-mod owner;
 
 pub use authenticator::{Authenticator, LOCAL_DEV_KEY, LOCAL_DEV_USER};
 pub use file::{CreatedKey, KeyInfo, KeysError, KeysFile, MAX_KEYS};

@@ -11,11 +11,11 @@ use tally_domain::Position;
 use tally_log::embedded::{EmbeddedLog, check};
 use tally_log::{AppendError, AppendRefused, EventLog as _};
 
-use crate::disk::{Op, SimDisk};
 use crate::support::{
     Contents, PARTITIONS, PATIENCE, Results, append, append_one, dir, fill, open, open_with,
     read_all, segment, small, try_append,
 };
+use tally_log::simulation::{Op, SimDisk};
 
 /// What somebody does with a log.
 #[derive(Debug, Clone)]

@@ -6,11 +6,11 @@ use tally_domain::Position;
 use tally_log::embedded::{Damage, EmbeddedOptions, OpenError, check};
 use tally_log::{Batch, EventLog as _, ReadError};
 
-use crate::disk::SimDisk;
 use crate::support::{
     Contents, GROUP_BYTES, HEADER_BYTES, PATIENCE, append_one, dir, fill, from, last_segment, open,
     open_with, read_all, segment, small,
 };
+use tally_log::simulation::SimDisk;
 
 /// A log of this many sealed segments.
 fn closed(segments: u32) -> (SimDisk, Contents) {

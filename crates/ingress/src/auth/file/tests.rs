@@ -1,8 +1,9 @@
 //! Making, listing and revoking keys; what happens to a file that is damaged or contended.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use tally_log::storage::File;
+use tally_log::simulation::{Op, SimDisk};
 
 use super::*;
 
@@ -231,106 +232,72 @@ fn a_link_to_the_file_stays_a_link() {
     assert_eq!(file.list().unwrap().len(), 2);
 }
 
-/// A disk that fails at one step, as a full one or a dying one does.
-struct Failing {
-    fails: &'static str,
-}
-
-impl Failing {
-    fn step<T>(&self, name: &str, real: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.fails == name {
-            return Err(io::Error::other(format!("no {name}")));
-        }
-        real()
-    }
-}
-
-struct FailingFile {
-    real: Arc<dyn File>,
-    fails: &'static str,
-}
-
-impl File for FailingFile {
-    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        self.real.read_exact_at(buffer, at)
-    }
-    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if self.fails == "write" {
-            // A full disk takes some of it.
-            self.real.write_all_at(&bytes[..bytes.len() / 2], at)?;
-            return Err(io::Error::other("no write"));
-        }
-        self.real.write_all_at(bytes, at)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.real.set_len(len)
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.real.size()
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        Failing { fails: self.fails }.step("sync", || self.real.sync_data())
-    }
-}
-
-impl Storage for Failing {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        RealStorage.open(path)
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let real = self.step("create", || RealStorage.create(path))?;
-        let fails = self.fails;
-        Ok(Arc::new(FailingFile { real, fails }))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.step("folder", || RealStorage.create_dir_all(path))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealStorage.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        RealStorage.exists(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step("rename", || RealStorage.rename(from, to))
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealStorage.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step("sync_dir", || RealStorage.sync_dir(dir))
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.step("lock", || RealStorage.lock(path))
-    }
-}
-
 /// Protects the keys there are from a change that fails half-way, at any step; and the next
 /// change from what it left behind.
 #[test]
 fn a_change_that_fails_leaves_the_keys_as_they_were() {
-    let (_folder, file) = in_folder();
+    let disk = SimDisk::default();
+    let file = KeysFile::on(Arc::new(disk.clone()), "/keys/keys.json");
     file.create(&user("first")).unwrap();
-    let before = text(&file);
-    for fails in ["folder", "lock", "create", "write", "sync", "rename"] {
-        let failing = KeysFile {
-            path: file.path.clone(),
-            storage: Arc::new(Failing { fails }),
-        };
-        let refused = failing.create(&user("second")).unwrap_err();
+    let before = disk.bytes(file.path());
+    let _ = disk.done();
+    let again = disk.copy();
+    let created = KeysFile::on(Arc::new(again.clone()), file.path()).create(&user("second"));
+    created.unwrap();
+    let mut steps: Vec<Op> = again.done().into_iter().map(|(_, op)| op).collect();
+    steps.retain(|op| !matches!(op, Op::Open | Op::Read { .. }));
+    assert_eq!(steps.last(), Some(&Op::SyncDir));
+    assert!(
+        steps.contains(&Op::Sync) && steps.contains(&Op::Rename),
+        "{steps:?}"
+    );
+    for fails in &steps[..steps.len() - 1] {
+        disk.set_fault(|_, _| None);
+        let fails = std::mem::discriminant(fails);
+        disk.set_fault(move |_, op| {
+            (std::mem::discriminant(&op) == fails).then_some(io::ErrorKind::StorageFull)
+        });
+        let refused = file.create(&user("second")).unwrap_err();
         assert!(matches!(refused, KeysError::Write { .. }), "{refused}");
-        assert_eq!(text(&file), before, "{fails}");
+        assert_eq!(disk.bytes(file.path()), before, "{fails:?}");
     }
     // Renamed, but not known to survive: said, and the file is whole.
-    let failing = KeysFile {
-        path: file.path.clone(),
-        storage: Arc::new(Failing { fails: "sync_dir" }),
-    };
-    assert!(failing.create(&user("second")).is_err());
+    disk.set_fault(|_, op| (op == Op::SyncDir).then_some(io::ErrorKind::Other));
+    assert!(file.create(&user("second")).is_err());
+    disk.heal();
     file.create(&user("third")).unwrap();
     let users = file.list().unwrap().into_iter().map(|key| key.user);
     assert_eq!(
         users.collect::<Vec<_>>(),
         ["first", "second", "third"].map(user)
     );
+}
+
+/// Protects keys from a power cut at any step of a change: a key that was told is there, one whose
+/// making was cut off is there or not, and the file is always whole.
+#[test]
+fn a_power_cut_keeps_what_was_told() {
+    for after in 0..12 {
+        for seed in 0..40 {
+            let disk = SimDisk::default();
+            let file = KeysFile::on(Arc::new(disk.clone()), "/keys/keys.json");
+            file.create(&user("told")).unwrap();
+            disk.crash_after(after);
+            let second = file.create(&user("perhaps"));
+            assert_eq!(second.is_err(), disk.has_crashed(), "after {after}");
+            let left = KeysFile::on(Arc::new(disk.after_crash(seed)), "/keys/keys.json");
+            let users: Vec<_> = left
+                .list()
+                .unwrap()
+                .into_iter()
+                .map(|key| key.user)
+                .collect();
+            let both = users == ["told", "perhaps"].map(user);
+            assert!(
+                both || (second.is_err() && users == [user("told")]),
+                "{users:?}"
+            );
+            left.create(&user("next")).unwrap();
+        }
+    }
 }
