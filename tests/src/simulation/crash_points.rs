@@ -26,7 +26,7 @@ const MAX_SHOWN: usize = 5;
 /// Whose syncs are left out, to see that this is found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Without {
-    /// The log's segments'.
+    /// The log's segments', once they are made.
     LogSync,
     /// The redo file's, and its folder's.
     RedoSync,
@@ -42,7 +42,9 @@ impl Without {
     fn forgets(self, path: &Path) -> bool {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         match self {
-            Self::LogSync => path.starts_with(log_dir()) && path != log_dir(),
+            Self::LogSync => {
+                path.starts_with(log_dir()) && path.extension().is_some_and(|end| end == "log")
+            }
             Self::RedoSync => name == "redo.tmp" || path == state_dir(),
             Self::StoreFlush => name == "puts",
             Self::KeysSync => name.starts_with("keys.json"),
@@ -286,7 +288,7 @@ impl History {
             Some(stack) => {
                 self.act(&stack, totals);
                 if self.chance.one_in(4) {
-                    stack.close();
+                    stack.close(&self.disk);
                 }
                 Came::Lived
             }

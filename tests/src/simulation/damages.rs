@@ -2,11 +2,10 @@
 //!
 //! Each case takes one of a few small folders, damages one file of it, opens it, and looks at all
 //! that it then says. What it says must be as it was, or it must be an error; the verdicts are
-//! counted. One loss is no silent one and yet not to be found in a file: the last group of a log
-//! that was killed, where nothing behind it says that it was ever synced.
+//! counted. One loss can't be found in any file: the end of a log that was killed, where neither a
+//! later group nor the state says that it was ever synced. What is left of it is cut off and told;
+//! where nothing is left, it is as if it had never been written.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,115 +19,13 @@ use tally_log::storage::RealStorage;
 use tally_log::{EventLog, LogMetrics};
 use tally_projector::{Projector, StateDump, StateError};
 
-use super::crash_points::grouped;
 use super::events::Events;
 use super::model::{Wrong, compare};
 use super::stack::{
     Contents, Stack, counted, keys, keys_path, log_dir, log_options, projector_options, read_all,
     state_dir, with_causes,
 };
-
-/// What is damaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Of {
-    /// A file of the log.
-    Log,
-    /// The redo file.
-    Redo,
-    /// A file of sled.
-    Sled,
-    /// The keys file.
-    Keys,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// The start is refused, and says which file.
-    RefusedAtOpen,
-    /// It was opened, and reading gives an error that says which file.
-    FoundOnRead,
-    /// What stood behind the end was cut off, and nothing that was acknowledged.
-    CutAsTorn,
-    /// The end of a log that was killed is gone, and no file says that it was ever there.
-    EndOfKilledLogGone,
-    /// The state was set aside and is folded again.
-    Rebuilt,
-    /// What is damaged is of no use, or was not changed by it.
-    NoDifference,
-    /// Something else than it was is given out as true.
-    SilentWrongAnswer,
-    /// An error that does not say which file, or nothing of use.
-    Unnamed,
-}
-
-/// How often what came of what.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// By what was damaged and what came of it.
-    pub by: BTreeMap<(Of, Verdict), u64>,
-    /// Some of those that must not be: seed and case.
-    pub bad: Vec<String>,
-}
-
-impl Counts {
-    /// How many cases.
-    #[must_use]
-    pub fn cases(&self) -> u64 {
-        self.by.values().sum()
-    }
-
-    /// How many had that verdict.
-    #[must_use]
-    pub fn of(&self, verdict: Verdict) -> u64 {
-        let all = self.by.iter().filter(|((_, is), _)| *is == verdict);
-        all.map(|(_, count)| count).sum()
-    }
-
-    /// Whether nothing was silent, and every error says where.
-    #[must_use]
-    pub fn is_right(&self) -> bool {
-        self.bad.is_empty()
-    }
-
-    /// Adds what another run counted.
-    pub fn merge(&mut self, other: Self) {
-        for (key, count) in other.by {
-            *self.by.entry(key).or_default() += count;
-        }
-        self.bad.extend(other.bad);
-        self.bad.truncate(10);
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ((of, verdict), count) in &self.by {
-            let of = format!("{of:?}").to_lowercase();
-            writeln!(f, "{of:6} {:22} {:>9}", words(*verdict), grouped(*count))?;
-        }
-        write!(
-            f,
-            "{} damages: {} silent wrong answers, {} unnamed",
-            grouped(self.cases()),
-            self.of(Verdict::SilentWrongAnswer),
-            self.of(Verdict::Unnamed)
-        )
-    }
-}
-
-fn words(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::RefusedAtOpen => "refused at open",
-        Verdict::FoundOnRead => "found on read",
-        Verdict::CutAsTorn => "cut as torn",
-        Verdict::EndOfKilledLogGone => "end of killed log gone",
-        Verdict::Rebuilt => "rebuilt",
-        Verdict::NoDifference => "no difference",
-        Verdict::SilentWrongAnswer => "SILENT WRONG ANSWER",
-        Verdict::Unnamed => "UNNAMED",
-    }
-}
+pub use super::verdicts::{Counts, Of, Verdict};
 
 /// Folders at rest, and what they hold.
 struct Bases {
@@ -208,7 +105,7 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
 
 impl Bases {
     fn new(seed: u64) -> Self {
-        let closed = base(seed, |_, stack| stack.close(), false);
+        let closed = base(seed, |disk, stack| stack.close(disk), false);
         let killed = base(seed + 1, |_, _| {}, true);
         let made = keys(&closed.disk);
         let user = |number: u64| UserId::new(format!("user-{number}")).expect("a user");
@@ -216,9 +113,9 @@ impl Bases {
         let created = made.create_all(&all).expect("keys");
         made.revoke(created[1].info.id).expect("a key");
         let (disk, stack) = filled(seed + 2, 60);
-        stack.close();
+        stack.close(&disk);
         drop(stack);
-        let log = open_log(&disk).expect("a sound log").0;
+        let log = open_log(&disk).expect("a sound log");
         let contents = read_all(log.as_ref()).expect("a sound log");
         let folder = tempfile::tempdir().expect("a folder");
         let projector = on_sled(&log, folder.path(), &Registry::new()).expect("a new state");
@@ -245,13 +142,11 @@ impl Bases {
     }
 }
 
-type OpenedLog = (Arc<dyn EventLog>, tally_log::embedded::Recovery);
-
-fn open_log(disk: &SimDisk) -> Result<OpenedLog, OpenError> {
+fn open_log(disk: &SimDisk) -> Result<Arc<dyn EventLog>, OpenError> {
     let metrics = LogMetrics::unregistered().expect("valid names");
     let storage = Arc::new(disk.clone());
     let opened = EmbeddedLog::open(storage, log_dir(), "log", log_options(), &metrics)?;
-    Ok((Arc::new(opened.0), opened.1))
+    Ok(Arc::new(opened.0))
 }
 
 fn on_sled(
@@ -449,12 +344,14 @@ fn caught_up(projector: &Projector) -> Result<StateDump, StateError> {
 }
 
 fn log_verdict(base: &Base, disk: &SimDisk) -> (Verdict, String) {
-    let (log, recovery) = match open_log(disk) {
-        Ok(opened) => opened,
-        Err(error) => {
-            let why = error.to_string();
-            let named = why.contains(&log_dir().display().to_string());
-            let useful = why.contains("estore") || why.contains("use ") || why.contains("Set ");
+    let stack = match Stack::open(disk) {
+        Ok(stack) => stack,
+        Err(why) => {
+            // A file, or what the state misses in the log; and what to do.
+            let named = why.contains(&log_dir().display().to_string()) || why.contains("partition");
+            let useful = ["estore", "use ", "Set "]
+                .iter()
+                .any(|word| why.contains(word));
             let verdict = if named && useful {
                 Verdict::RefusedAtOpen
             } else {
@@ -463,25 +360,30 @@ fn log_verdict(base: &Base, disk: &SimDisk) -> (Verdict, String) {
             return (verdict, why);
         }
     };
-    match read_all(log.as_ref()) {
-        Ok(found) if found == base.contents && recovery.cut_bytes > 0 => {
-            (Verdict::CutAsTorn, String::new())
+    let told = stack.cut_bytes() > 0;
+    match stack.contents() {
+        Ok(found) if found == base.contents => {
+            match (
+                state_verdict(&found, &stack.state(), stack.rebuilds()),
+                told,
+            ) {
+                (Verdict::NoDifference, true) => (Verdict::CutAsTorn, String::new()),
+                (other, _) => (other, String::new()),
+            }
         }
-        Ok(found) if found == base.contents => (Verdict::NoDifference, String::new()),
         Ok(found) => {
-            let told = recovery.cut_bytes > 0;
             let why = format!("{} of {} records", found.len(), base.contents.len());
             let all_were = found.iter().all(|record| base.contents.contains(record));
-            let verdict = if base.killed && all_were && at_the_end(base, &found) {
-                Verdict::EndOfKilledLogGone
-            } else {
-                Verdict::SilentWrongAnswer
+            let verdict = match (base.killed && all_were && at_the_end(base, &found), told) {
+                (true, true) => Verdict::EndOfKilledLogCut,
+                (true, false) => Verdict::EndOfKilledLogGone,
+                (false, _) => Verdict::SilentWrongAnswer,
             };
             (verdict, format!("{why}, cut told: {told}"))
         }
         Err(error) => {
             let why = error.to_string();
-            let verdict = if why.contains(".log, byte") {
+            let verdict = if why.contains(".log, byte") || why.contains("partition") {
                 Verdict::FoundOnRead
             } else {
                 Verdict::Unnamed

@@ -5,7 +5,7 @@
 //! - [`stack`]: log, projector and keys file on one disk, and what they say
 //! - [`model`]: what must be true of them, whatever happened
 //! - [`crash_points`]: lives that end in crashes, at any of their steps
-//! - [`damages`]: one damage after the other to files at rest
+//! - [`damages`]: one damage after the other to files at rest; [`verdicts`]: what came of them
 
 pub mod crash_points;
 pub mod damages;
@@ -13,3 +13,4 @@ pub mod events;
 pub mod model;
 pub mod stack;
 pub mod store;
+pub mod verdicts;

@@ -71,6 +71,7 @@ pub struct Stack {
     projector: Projector,
     log: Arc<dyn EventLog>,
     registry: Registry,
+    cut_bytes: u64,
 }
 
 impl Stack {
@@ -85,7 +86,7 @@ impl Stack {
         let storage = Arc::new(disk.clone());
         let metrics = LogMetrics::unregistered().expect("valid names");
         let opened = EmbeddedLog::open(storage.clone(), log_dir(), "log", log_options(), &metrics);
-        let (log, _) = opened.map_err(|error| error.to_string())?;
+        let (log, recovery) = opened.map_err(|error| error.to_string())?;
         let log: Arc<dyn EventLog> = Arc::new(log);
         let open_store = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
             Ok(Box::new(SimStore::open(disk, dir)?))
@@ -104,6 +105,7 @@ impl Stack {
             projector,
             log,
             registry,
+            cut_bytes: recovery.cut_bytes,
         })
     }
 
@@ -121,7 +123,7 @@ impl Stack {
         }
     }
 
-    /// Everything in the log.
+    /// Everything in the log, from its very beginning.
     ///
     /// # Errors
     /// As the log says.
@@ -169,17 +171,25 @@ impl Stack {
         self.projector.checkpoint().map(drop)
     }
 
+    /// How many bytes were cut off the log's end, and told, when it was opened.
+    #[must_use]
+    pub fn cut_bytes(&self) -> u64 {
+        self.cut_bytes
+    }
+
     /// How often a state was set aside and rebuilt since the start.
     #[must_use]
     pub fn rebuilds(&self) -> u64 {
         counted(&self.registry, "tally_projector_rebuilds_total")
     }
 
-    /// The clean end, as far as it goes.
-    pub fn close(&self) {
-        // What fails here is looked at by the next start.
-        let _ = self.log.close(PATIENCE);
-        let _ = self.projector.stop(PATIENCE);
+    /// The clean end, as far as the disk lets it.
+    pub fn close(&self, disk: &SimDisk) {
+        // What fails here is looked at by the next start. A fold whose disk is gone tries for ever.
+        let caught_up = !disk.has_crashed() && self.catch_up().is_ok();
+        if caught_up && self.log.close(PATIENCE).is_ok() && !disk.has_crashed() {
+            let _ = self.projector.stop(PATIENCE);
+        }
     }
 }
 
@@ -193,7 +203,7 @@ pub fn counted(registry: &Registry, name: &str) -> u64 {
     sum as u64
 }
 
-/// Everything in a log, up to its head.
+/// Everything in a log from offset 0, up to its head.
 ///
 /// # Errors
 /// As the log says.
@@ -207,7 +217,7 @@ pub fn read_all(log: &dyn EventLog) -> Result<Contents, ReadError> {
         pairs.map(position).collect()
     };
     let ends = at(log.head()?);
-    let mut reader = log.reader(&at(log.first()?))?;
+    let mut reader = log.reader(&at(vec![0; ends.len()]))?;
     let mut batch = Batch::new();
     let mut all = Vec::new();
     while reader.positions() != ends {

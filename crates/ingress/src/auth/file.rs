@@ -1,7 +1,7 @@
 //! The file of keys: hashes, users, times.
 //!
 //! ```json
-//! {"v":1,"keys":[
+//! {"v":2,"check":"9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab","keys":[
 //! {"id":"k7m2x9q4w1ab","user":"42","sha256":"ba78…15ad","created_at":"2026-11-24T03:50:12.345Z"},
 //! {"id":"p0c5t8z3e6hj","user":"1","sha256":"9f86…0a08","created_at":"…","revoked_at":"…"}
 //! ]}
@@ -10,7 +10,9 @@
 //! One JSON document rather than a line per key: a file that was cut off, at the end of a line
 //! even, is then no document, and nobody takes it for one with fewer keys or fewer revocations.
 //! It is written with a key per line all the same, so that a damage can be named by its line and
-//! `diff` shows one key. Fields that are not known are refused, not ignored: they may be limits on
+//! `diff` shows one key. `check` is the SHA-256 of the keys, so that a changed letter of a user's name
+//! or of a hash is found too. Version 1, which has none, is read and becomes version 2 with the next
+//! change. Fields that are not known are refused, not ignored: they may be limits on
 //! what a key may do.
 //!
 //! A change takes the lock `<file>.lock`, reads the file, writes `<file>.new`, syncs it, renames it
@@ -24,14 +26,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tally_domain::{EventTime, UserId};
 use tally_log::storage::{Lock, RealStorage, Stamp, Storage};
 
 use super::key::{ApiKey, KeyHash, KeyId};
 use crate::clock::now;
 
-/// The version of the file that this build writes, and the only one it reads.
-const VERSION: u64 = 1;
+mod error;
+
+pub use error::KeysError;
+use error::write_error;
+
+/// The version of the file that this build writes.
+const VERSION: u64 = 2;
+/// The one before, without a check, which it reads too.
+const UNCHECKED: u64 = 1;
 /// The most keys that hold at a time.
 pub const MAX_KEYS: usize = 100_000;
 /// How many revoked keys are kept for the record; the oldest go first.
@@ -40,99 +50,6 @@ const MAX_REVOKED: usize = 1_000;
 const MAX_BYTES: u64 = 128 << 20;
 /// How long a change waits for another one to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why keys can't be read or changed. No text of it has a secret in it, nor anything else out of
-/// the file.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The file is there and can't be read.
-    #[error("the API keys in {path} can't be read: {cause}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// It is not what was written.
-    #[error(
-        "the API keys in {path} are damaged: line {line}, column {column}: {what}. Restore the file from a backup, or move it away and create the keys anew",
-        path = path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where, from 1.
-        line: usize,
-        /// Where in it, in bytes.
-        column: usize,
-        /// What is wrong there.
-        what: &'static str,
-    },
-    /// Two keys have the same id.
-    #[error(
-        "the API keys in {path} are damaged: key {id} is there twice. Remove one of them",
-        path = path.display()
-    )]
-    Twice {
-        /// The file.
-        path: PathBuf,
-        /// Which.
-        id: KeyId,
-    },
-    /// Another version of this program wrote it.
-    #[error(
-        "the API keys in {path} have version {found}; this program reads version {VERSION}: use the program that wrote them",
-        path = path.display()
-    )]
-    OtherVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u64,
-    },
-    /// It is larger than keys can be.
-    #[error(
-        "the API keys in {path} take more than {MAX_BYTES} bytes: this is another file, see the setting auth.keys_file",
-        path = path.display()
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Another change does not end.
-    #[error(
-        "the API keys in {path} are being changed by another process; try again",
-        path = path.display()
-    )]
-    Locked {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The change could not be written.
-    #[error("the API keys can't be changed: {path} can't be {doing}: {cause}", path = path.display())]
-    Write {
-        /// What could not.
-        path: PathBuf,
-        /// made, written, …
-        doing: &'static str,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// There are as many keys as may be.
-    #[error("there are {MAX_KEYS} API keys, the most that can be; revoke some first")]
-    TooMany,
-    /// No key has that id.
-    #[error("no API key has the id {0}; `tally keys list` shows them")]
-    Unknown(KeyId),
-    /// No secret can be made.
-    #[error("the system gives no random bytes: {0}")]
-    Random(#[source] getrandom::Error),
-    /// The file can't be followed.
-    #[error("the thread that watches the API keys can't be started: {0}")]
-    Thread(#[source] io::Error),
-}
 
 /// What may be shown of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -329,11 +246,15 @@ impl KeysFile {
         struct Document {
             #[serde(rename = "v")]
             _v: u64,
+            #[serde(default)]
+            check: Option<String>,
             keys: Vec<StoredKey>,
         }
         let path = || self.path.clone();
         let document: Result<Document, _> = match serde_json::from_slice(bytes) {
-            Ok(Versioned { v: VERSION }) => serde_json::from_slice(bytes),
+            Ok(Versioned {
+                v: VERSION | UNCHECKED,
+            }) => serde_json::from_slice(bytes),
             Ok(Versioned { v: found }) => {
                 return Err(KeysError::OtherVersion {
                     path: path(),
@@ -343,7 +264,7 @@ impl KeysFile {
             Err(error) => Err(error),
         };
         // What serde_json says may quote the file.
-        let Document { keys, .. } = document.map_err(|error| KeysError::Damaged {
+        let Document { _v: v, check, keys } = document.map_err(|error| KeysError::Damaged {
             path: path(),
             line: error.line(),
             column: error.column(),
@@ -357,13 +278,19 @@ impl KeysFile {
         })?;
         let mut ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
         ids.sort_unstable();
-        let twice = ids.iter().zip(ids.iter().skip(1));
-        match twice.into_iter().find(|(one, next)| one == next) {
-            Some((id, _)) => Err(KeysError::Twice {
+        let mut twice = ids.iter().zip(ids.iter().skip(1));
+        if let Some((id, _)) = twice.find(|(one, next)| one == next) {
+            return Err(KeysError::Twice {
                 path: path(),
                 id: *id,
-            }),
-            None => Ok(keys),
+            });
+        }
+        // Neither is a version 1 with a check, nor a later one without.
+        let wanted = (v != UNCHECKED).then(|| check_of(&keys));
+        if check == wanted {
+            Ok(keys)
+        } else {
+            Err(KeysError::Changed { path: path() })
         }
     }
 
@@ -430,26 +357,32 @@ impl KeysFile {
     }
 }
 
-fn write_error<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> KeysError + 'a {
-    move |cause| KeysError::Write {
-        path: path.to_owned(),
-        doing,
-        cause,
-    }
-}
-
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
-    let mut bytes = format!("{{\"v\":{VERSION},\"keys\":[").into_bytes();
+fn lines_of(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     for (place, key) in keys.iter().enumerate() {
         bytes.extend_from_slice(if place == 0 { b"\n" } else { b",\n" });
         serde_json::to_writer(&mut bytes, key)?;
     }
+    Ok(bytes)
+}
+
+/// Of the keys as they are written, however the file is laid out; in hexadecimal digits.
+fn check_of(keys: &[StoredKey]) -> String {
+    // Strings, times and hashes always serialise into memory.
+    let digest = Sha256::digest(lines_of(keys).unwrap_or_default());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+    let check = check_of(keys);
+    let mut bytes = format!("{{\"v\":{VERSION},\"check\":\"{check}\",\"keys\":[").into_bytes();
+    bytes.extend_from_slice(&lines_of(keys)?);
     bytes.extend_from_slice(b"\n]}\n");
     Ok(bytes)
 }

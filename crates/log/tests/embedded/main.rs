@@ -12,4 +12,6 @@ mod faults;
 #[cfg(test)]
 mod opening;
 #[cfg(test)]
+mod repair;
+#[cfg(test)]
 mod support;

@@ -89,22 +89,26 @@ fn the_file_has_hashes_and_is_its_owners_alone() {
     }
 }
 
-/// Protects files that exist: this build reads what the first one wrote, and writes the same.
+/// Protects files that exist: this build reads what the first one wrote, and writes what it always
+/// wrote since.
 #[test]
 fn the_files_form_stays() {
     let (_folder, file) = in_folder();
-    let golden = concat!(
-        r#"{"v":1,"keys":["#,
+    let lines = concat!(
         "\n",
         r#"{"id":"k7m2x9q4w1ab","user":"42","sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","created_at":"2026-11-24T03:50:12.345Z"},"#,
         "\n",
         r#"{"id":"p0c5t8z3e6hj","user":"a \"b\"","sha256":"0000000000000000000000000000000000000000000000000000000000000000","created_at":"2026-11-24T03:50:12.345Z","revoked_at":"2026-11-25T00:00:00.000Z"}"#,
         "\n]}\n",
     );
-    let keys = file.parse(golden.as_bytes()).unwrap();
+    let first = format!("{{\"v\":1,\"keys\":[{lines}");
+    let keys = file.parse(first.as_bytes()).unwrap();
     assert_eq!(keys.len(), 2);
     assert_eq!(keys[1].user.as_str(), "a \"b\"");
+    let check = "b1a3628c1c8531614acc077eb4cc89ae7aa5f8ad7a0360931bb931b823e4bb62";
+    let golden = format!("{{\"v\":2,\"check\":\"{check}\",\"keys\":[{lines}");
     assert_eq!(String::from_utf8(to_bytes(&keys).unwrap()).unwrap(), golden);
+    assert_eq!(file.parse(golden.as_bytes()).unwrap().len(), 2);
 }
 
 /// Protects against a file that is taken for less than it was: every cut and every wrong field is
@@ -134,8 +138,13 @@ fn a_damaged_file_is_refused() {
             good.replace("\"sha256\":\"", &format!("\"sha256\":\"{secret}")),
             "line 2",
         ),
-        (good.replace("\"v\":1", "\"v\":2"), "version 2"),
-        (good.replace("\"v\":1,", ""), "line "),
+        (good.replace("\"v\":2", "\"v\":3"), "version 3"),
+        (good.replace("\"v\":2", "\"v\":1"), "its check"),
+        (
+            good.replace("\"user\":\"b\"", "\"user\":\"c\""),
+            "its check",
+        ),
+        (good.replace("\"v\":2,", ""), "line "),
         (
             good.replace(&id, &keys[0].info.id.to_string()),
             "there twice",
