@@ -11,6 +11,7 @@
 //! - [`crash`]: load that outlives kills, and its ledger
 //! - [`kafka`]: a real Apache Kafka, and folders on it
 //! - [`machine`]: the machine that figures are of
+//! - [`simulation`]: the whole stack on a disk that forgets, crashed and damaged in numbers
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
@@ -23,6 +24,7 @@ pub mod load;
 pub mod machine;
 pub mod metrics;
 pub mod server;
+pub mod simulation;
 pub mod wait;
 
 pub use folder::{Folder, Ran};

@@ -176,6 +176,8 @@ fn a_torn_tail_is_cut_and_nothing_else() {
         fs::write(&path, bytes).expect("the segment");
 
         let server = folder.start();
+        let cut = server.metrics().sum("tally_log_torn_bytes_total", &[]);
+        assert!(cut > 0.0 && server.output().contains("was cut off"));
         let folded = assert_state_is_fold_of_log(&folder);
         told.assert_all_there(&folded);
         let torn = last["event_id"].as_str().expect("an id");

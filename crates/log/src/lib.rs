@@ -5,6 +5,7 @@
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`kafka`]: a topic of a Kafka cluster as a log
 //! - [`storage`]: the narrow seam through which every file is touched
+//! - `simulation`: a disk that forgets what was not synced, for tests, behind the feature of that name
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
 
 pub mod batch;
@@ -15,6 +16,8 @@ pub mod contract;
 pub mod embedded;
 pub mod kafka;
 mod metrics;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod storage;
 mod trace;
 

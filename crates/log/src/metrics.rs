@@ -19,6 +19,9 @@ pub struct LogMetrics {
     queue_bytes: IntGaugeVec,
     segments: IntGaugeVec,
     size_bytes: IntGaugeVec,
+    checked_bytes: IntCounterVec,
+    check_damage: IntGaugeVec,
+    check_passed: IntGaugeVec,
 }
 
 /// One log's handles, so that nothing is looked up while it runs.
@@ -41,6 +44,9 @@ pub(crate) struct OneLog {
     pub(crate) queue_bytes: IntGauge,
     pub(crate) segments: IntGauge,
     pub(crate) size_bytes: IntGauge,
+    pub(crate) checked_bytes: IntCounter,
+    pub(crate) check_damage: IntGauge,
+    pub(crate) check_passed: IntGauge,
 }
 
 /// 0.05 ms (a disk with a protected cache) to 2 s (a disk in trouble).
@@ -145,6 +151,21 @@ impl LogMetrics {
                 "Bytes of the log, without the length that is only set ahead of the writer.",
                 &["log"],
             )?,
+            checked_bytes: declare.counter(
+                "tally_log_checked_bytes_total",
+                "Bytes of sealed segments read in the background to find damage.",
+                &["log"],
+            )?,
+            check_damage: declare.gauge(
+                "tally_log_check_damaged_places",
+                "Damaged places that the background check knows of.",
+                &["log"],
+            )?,
+            check_passed: declare.gauge(
+                "tally_log_check_last_pass_timestamp_seconds",
+                "When the background check last finished all sealed segments; 0 before.",
+                &["log"],
+            )?,
         })
     }
 
@@ -168,6 +189,9 @@ impl LogMetrics {
             queue_bytes: self.queue_bytes.with_label_values(&[log]),
             segments: self.segments.with_label_values(&[log]),
             size_bytes: self.size_bytes.with_label_values(&[log]),
+            checked_bytes: self.checked_bytes.with_label_values(&[log]),
+            check_damage: self.check_damage.with_label_values(&[log]),
+            check_passed: self.check_passed.with_label_values(&[log]),
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    chown,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +51,19 @@ pub trait File: Send + Sync {
 /// Holds a lock until dropped.
 pub trait Lock: Send + Sync {}
 
+/// Tells one content of a file from another without reading it: equal stamps, equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file, and on which device.
+    pub file: (u64, u64),
+    /// Its length in bytes.
+    pub len: u64,
+    /// When its content changed last: seconds since 1970, and nanoseconds.
+    pub modified: (i64, i64),
+    /// When anything of it did: a copy that keeps the times of what it copies is noticed too.
+    pub changed: (i64, i64),
+}
+
 /// A place with files and folders.
 pub trait Storage: Send + Sync {
     /// Opens a file that is there for reading and writing.
@@ -55,6 +71,31 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// As the system says.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that is there for reading alone, which needs no right to write it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// What a file's stamp is now; `None` where there is no file.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>>;
+
+    /// The path of the file that a link leads to; the path itself where it is no link.
+    ///
+    /// # Errors
+    /// As the system says, also where there is no such file.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+
+    /// Gives `new` the owner, group and mode of `old`, where that is there: a file that is replaced
+    /// stays readable for whoever could read it.
+    ///
+    /// # Errors
+    /// As the system says: only root may give a file to another user.
+    fn keep_owner(&self, old: &Path, new: &Path) -> io::Result<()>;
 
     /// Makes a new file, readable by its owner only; an error of kind `AlreadyExists` where there
     /// is one. The name is durable after [`sync_dir`](Self::sync_dir) on its folder.
@@ -150,6 +191,39 @@ impl Storage for RealStorage {
         Ok(Arc::new(RealFile(file)))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile(fs::File::open(path)?)))
+    }
+
+    fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>> {
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        Ok(Some(Stamp {
+            file: (metadata.dev(), metadata.ino()),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }))
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path)
+    }
+
+    fn keep_owner(&self, old: &Path, new: &Path) -> io::Result<()> {
+        let before = match fs::metadata(old) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let made = fs::metadata(new)?;
+        if (made.uid(), made.gid()) != (before.uid(), before.gid()) {
+            chown(new, Some(before.uid()), Some(before.gid()))?;
+        }
+        fs::set_permissions(new, fs::Permissions::from_mode(before.mode() & 0o777))
+    }
+
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
@@ -223,8 +297,6 @@ impl Storage for RealStorage {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     /// Data of users must not be readable by others, whatever the umask.
@@ -267,6 +339,26 @@ mod tests {
         assert_eq!(&bytes, b"\0\0abc");
         let short = file.read_exact_at(&mut bytes, 1).err().unwrap();
         assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    /// Protects a server that reads a file as another user or group than the one that replaces it.
+    #[test]
+    fn a_replacement_keeps_mode_and_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        fs::write(&new, "n").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        RealStorage.keep_owner(&old, &new).unwrap();
+        assert_eq!(mode(&new), 0o600, "nothing to keep");
+        fs::write(&old, "o").unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o640)).unwrap();
+        // Only root can make the owners differ to begin with.
+        let given = chown(&old, Some(65_534), Some(65_534)).is_ok();
+        RealStorage.keep_owner(&old, &new).unwrap();
+        assert_eq!(mode(&new), 0o640);
+        let owner = fs::metadata(&new).unwrap().uid();
+        assert_eq!(owner == 65_534, given);
     }
 
     /// A lock is held by one handle, within one process too, and goes with it.

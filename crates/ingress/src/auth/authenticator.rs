@@ -16,8 +16,9 @@ use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
 use subtle::Choice;
 use tally_domain::UserId;
+use tally_log::storage::Stamp;
 
-use super::file::{KeysError, KeysFile, Stamp, StoredKey};
+use super::file::{KeysError, KeysFile, StoredKey};
 use super::jwt::{self, Jwt};
 use super::key::{self, KeyHash, KeyId};
 use super::{AuthError, header};

@@ -1,7 +1,7 @@
 //! The file of keys: hashes, users, times.
 //!
 //! ```json
-//! {"v":1,"keys":[
+//! {"v":2,"check":"9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab","keys":[
 //! {"id":"k7m2x9q4w1ab","user":"42","sha256":"ba78…15ad","created_at":"2026-11-24T03:50:12.345Z"},
 //! {"id":"p0c5t8z3e6hj","user":"1","sha256":"9f86…0a08","created_at":"…","revoked_at":"…"}
 //! ]}
@@ -10,7 +10,9 @@
 //! One JSON document rather than a line per key: a file that was cut off, at the end of a line
 //! even, is then no document, and nobody takes it for one with fewer keys or fewer revocations.
 //! It is written with a key per line all the same, so that a damage can be named by its line and
-//! `diff` shows one key. Fields that are not known are refused, not ignored: they may be limits on
+//! `diff` shows one key. `check` is the SHA-256 of the keys, so that a changed letter of a user's name
+//! or of a hash is found too. Version 1, which has none, is read and becomes version 2 with the next
+//! change. Fields that are not known are refused, not ignored: they may be limits on
 //! what a key may do.
 //!
 //! A change takes the lock `<file>.lock`, reads the file, writes `<file>.new`, syncs it, renames it
@@ -18,23 +20,28 @@
 //! two changes at once don't lose each other. Reading takes no lock and needs no right to write.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tally_domain::{EventTime, UserId};
-use tally_log::storage::{Lock, RealStorage, Storage};
+use tally_log::storage::{Lock, RealStorage, Stamp, Storage};
 
 use super::key::{ApiKey, KeyHash, KeyId};
-use super::owner;
 use crate::clock::now;
 
-/// The version of the file that this build writes, and the only one it reads.
-const VERSION: u64 = 1;
+mod error;
+
+pub use error::KeysError;
+use error::write_error;
+
+/// The version of the file that this build writes.
+const VERSION: u64 = 2;
+/// The one before, without a check, which it reads too.
+const UNCHECKED: u64 = 1;
 /// The most keys that hold at a time.
 pub const MAX_KEYS: usize = 100_000;
 /// How many revoked keys are kept for the record; the oldest go first.
@@ -43,99 +50,6 @@ const MAX_REVOKED: usize = 1_000;
 const MAX_BYTES: u64 = 128 << 20;
 /// How long a change waits for another one to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why keys can't be read or changed. No text of it has a secret in it, nor anything else out of
-/// the file.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The file is there and can't be read.
-    #[error("the API keys in {path} can't be read: {cause}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// It is not what was written.
-    #[error(
-        "the API keys in {path} are damaged: line {line}, column {column}: {what}. Restore the file from a backup, or move it away and create the keys anew",
-        path = path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where, from 1.
-        line: usize,
-        /// Where in it, in bytes.
-        column: usize,
-        /// What is wrong there.
-        what: &'static str,
-    },
-    /// Two keys have the same id.
-    #[error(
-        "the API keys in {path} are damaged: key {id} is there twice. Remove one of them",
-        path = path.display()
-    )]
-    Twice {
-        /// The file.
-        path: PathBuf,
-        /// Which.
-        id: KeyId,
-    },
-    /// Another version of this program wrote it.
-    #[error(
-        "the API keys in {path} have version {found}; this program reads version {VERSION}: use the program that wrote them",
-        path = path.display()
-    )]
-    OtherVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u64,
-    },
-    /// It is larger than keys can be.
-    #[error(
-        "the API keys in {path} take more than {MAX_BYTES} bytes: this is another file, see the setting auth.keys_file",
-        path = path.display()
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Another change does not end.
-    #[error(
-        "the API keys in {path} are being changed by another process; try again",
-        path = path.display()
-    )]
-    Locked {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The change could not be written.
-    #[error("the API keys can't be changed: {path} can't be {doing}: {cause}", path = path.display())]
-    Write {
-        /// What could not.
-        path: PathBuf,
-        /// made, written, …
-        doing: &'static str,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// There are as many keys as may be.
-    #[error("there are {MAX_KEYS} API keys, the most that can be; revoke some first")]
-    TooMany,
-    /// No key has that id.
-    #[error("no API key has the id {0}; `tally keys list` shows them")]
-    Unknown(KeyId),
-    /// No secret can be made.
-    #[error("the system gives no random bytes: {0}")]
-    Random(#[source] getrandom::Error),
-    /// The file can't be followed.
-    #[error("the thread that watches the API keys can't be started: {0}")]
-    Thread(#[source] io::Error),
-}
 
 /// What may be shown of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -182,29 +96,6 @@ impl StoredKey {
     }
 }
 
-/// Tells one content of the file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            // A copy that keeps the times of what it copies is noticed too.
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 /// The file of keys.
 pub struct KeysFile {
     path: PathBuf,
@@ -215,9 +106,15 @@ impl KeysFile {
     /// The file at `path`, which need not be there.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::on(Arc::new(RealStorage), path)
+    }
+
+    /// The same on another storage than the disk.
+    #[must_use]
+    pub fn on(storage: Arc<dyn Storage>, path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            storage: Arc::new(RealStorage),
+            storage,
         }
     }
 
@@ -313,11 +210,7 @@ impl KeysFile {
 
     /// What the file's stamp is now; `None` where there is no file.
     pub(super) fn stamp(&self) -> io::Result<Option<Stamp>> {
-        match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.storage.stamp(&self.path)
     }
 
     /// All keys, none where there is no file.
@@ -326,22 +219,21 @@ impl KeysFile {
             path: self.path.clone(),
             cause,
         };
-        // Not through the storage, which opens for writing too: a server may only be allowed to
-        // read its keys.
-        let file = match fs::File::open(&self.path) {
+        // For reading alone: a server may not be allowed to write its keys.
+        let file = match self.storage.open_to_read(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(refused(error)),
         };
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        if u64::try_from(read.map_err(refused)?).is_ok_and(|len| len <= MAX_BYTES) {
-            self.parse(&bytes)
-        } else {
-            Err(KeysError::TooLarge {
+        let len = file.size().map_err(refused)?;
+        if len > MAX_BYTES {
+            return Err(KeysError::TooLarge {
                 path: self.path.clone(),
-            })
+            });
         }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        file.read_exact_at(&mut bytes, 0).map_err(refused)?;
+        self.parse(&bytes)
     }
 
     pub(super) fn parse(&self, bytes: &[u8]) -> Result<Vec<StoredKey>, KeysError> {
@@ -354,11 +246,15 @@ impl KeysFile {
         struct Document {
             #[serde(rename = "v")]
             _v: u64,
+            #[serde(default)]
+            check: Option<String>,
             keys: Vec<StoredKey>,
         }
         let path = || self.path.clone();
         let document: Result<Document, _> = match serde_json::from_slice(bytes) {
-            Ok(Versioned { v: VERSION }) => serde_json::from_slice(bytes),
+            Ok(Versioned {
+                v: VERSION | UNCHECKED,
+            }) => serde_json::from_slice(bytes),
             Ok(Versioned { v: found }) => {
                 return Err(KeysError::OtherVersion {
                     path: path(),
@@ -368,7 +264,7 @@ impl KeysFile {
             Err(error) => Err(error),
         };
         // What serde_json says may quote the file.
-        let Document { keys, .. } = document.map_err(|error| KeysError::Damaged {
+        let Document { _v: v, check, keys } = document.map_err(|error| KeysError::Damaged {
             path: path(),
             line: error.line(),
             column: error.column(),
@@ -382,13 +278,19 @@ impl KeysFile {
         })?;
         let mut ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
         ids.sort_unstable();
-        let twice = ids.iter().zip(ids.iter().skip(1));
-        match twice.into_iter().find(|(one, next)| one == next) {
-            Some((id, _)) => Err(KeysError::Twice {
+        let mut twice = ids.iter().zip(ids.iter().skip(1));
+        if let Some((id, _)) = twice.find(|(one, next)| one == next) {
+            return Err(KeysError::Twice {
                 path: path(),
                 id: *id,
-            }),
-            None => Ok(keys),
+            });
+        }
+        // Neither is a version 1 with a check, nor a later one without.
+        let wanted = (v != UNCHECKED).then(|| check_of(&keys));
+        if check == wanted {
+            Ok(keys)
+        } else {
+            Err(KeysError::Changed { path: path() })
         }
     }
 
@@ -398,7 +300,8 @@ impl KeysFile {
         change: impl FnOnce(&mut Vec<StoredKey>) -> Result<T, KeysError>,
     ) -> Result<T, KeysError> {
         // The file that a link leads to, rather than a file in the link's place.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let resolved = self.storage.resolve(&self.path);
+        let path = resolved.unwrap_or_else(|_| self.path.clone());
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             Some(_) | None => Path::new("."),
@@ -441,7 +344,7 @@ impl KeysFile {
             }
             let file = storage.create(&new)?;
             file.write_all_at(&bytes, 0)?;
-            owner::keep(path, &new)?;
+            storage.keep_owner(path, &new)?;
             file.sync_data()
         };
         write().map_err(write_error("written", &new))?;
@@ -454,26 +357,32 @@ impl KeysFile {
     }
 }
 
-fn write_error<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> KeysError + 'a {
-    move |cause| KeysError::Write {
-        path: path.to_owned(),
-        doing,
-        cause,
-    }
-}
-
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-pub(super) fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
-    let mut bytes = format!("{{\"v\":{VERSION},\"keys\":[").into_bytes();
+fn lines_of(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     for (place, key) in keys.iter().enumerate() {
         bytes.extend_from_slice(if place == 0 { b"\n" } else { b",\n" });
         serde_json::to_writer(&mut bytes, key)?;
     }
+    Ok(bytes)
+}
+
+/// Of the keys as they are written, however the file is laid out; in hexadecimal digits.
+fn check_of(keys: &[StoredKey]) -> String {
+    // Strings, times and hashes always serialise into memory.
+    let digest = Sha256::digest(lines_of(keys).unwrap_or_default());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
+    let check = check_of(keys);
+    let mut bytes = format!("{{\"v\":{VERSION},\"check\":\"{check}\",\"keys\":[").into_bytes();
+    bytes.extend_from_slice(&lines_of(keys)?);
     bytes.extend_from_slice(b"\n]}\n");
     Ok(bytes)
 }

@@ -29,7 +29,6 @@ mod fuzz;
 mod header;
 pub mod jwt;
 pub mod key;
-mod owner;
 
 pub use authenticator::{Authenticator, LOCAL_DEV_KEY, LOCAL_DEV_USER};
 pub use file::{CreatedKey, KeyInfo, KeysError, KeysFile, MAX_KEYS};

@@ -102,11 +102,13 @@ impl Active {
         Ok(())
     }
 
-    /// Cuts off what a failed write left. Where that fails too, part of the group may stay in the
-    /// file, even all of it, and nobody can promise anything.
+    /// Cuts off what a failed write left, durably: it may be all of the group but its padding, and
+    /// who is told that it was not written must not find it there after a power cut. Where that fails
+    /// too, part of the group may stay in the file, even all of it, and nobody can promise anything.
     fn undo(&self, segment_bytes: u64, error: &io::Error) -> Failed {
         let place = self.at.place;
-        if let Err(again) = self.file.set_len(place) {
+        let undone = self.file.set_len(place);
+        if let Err(again) = undone.and_then(|()| self.file.sync_data()) {
             return Failed::unknown(format!("{error}, and it could not be undone: {again}"));
         }
         // Only for speed: the writer gets along without the length set ahead.

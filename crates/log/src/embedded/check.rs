@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tally_domain::{LogId, Offset};
 
@@ -13,7 +14,7 @@ use super::identity;
 use super::index::Index;
 use super::layout::{Footer, GroupHeader, Mark, Seed, header_bytes};
 use super::options::{Damage, MAX_PARTITIONS, OpenError};
-use super::segment::{self, FileEnd};
+use super::segment::{self, FileEnd, SegmentInfo};
 use super::window::Window;
 use crate::contract::LogIdentity;
 use crate::storage::{File, Storage};
@@ -116,8 +117,10 @@ pub fn check(storage: &dyn Storage, dir: &Path) -> Result<CheckReport, OpenError
             path: &path,
             last: place + 1 == numbers.len(),
             report: &mut report,
-        }
-        .segment(storage, before.as_ref());
+        };
+        let checked = storage
+            .open(&path)
+            .and_then(|file| checked.segment(file, before.as_ref()));
         before = match checked {
             Ok(end) => Some(end),
             Err(error) => {
@@ -128,6 +131,23 @@ pub fn check(storage: &dyn Storage, dir: &Path) -> Result<CheckReport, OpenError
     }
     report.heads = before.map(|end| end.next).unwrap_or_default();
     Ok(report)
+}
+
+/// Reads every checksum of one segment that is sealed, and adds what is wrong to the report.
+pub(crate) fn check_segment(
+    identity: LogIdentity,
+    segment: &SegmentInfo,
+    file: Arc<dyn File>,
+    report: &mut CheckReport,
+) -> io::Result<()> {
+    let checking = Checking {
+        identity,
+        number: segment.number,
+        path: &segment.path,
+        last: false,
+        report,
+    };
+    checking.segment(file, None).map(drop)
 }
 
 /// The log's identity, from its file or else from the first segment that tells it.
@@ -192,9 +212,8 @@ impl Checking<'_> {
         self.report.add(self.path, byte, what);
     }
 
-    fn segment(mut self, storage: &dyn Storage, before: Option<&End>) -> io::Result<End> {
+    fn segment(mut self, file: Arc<dyn File>, before: Option<&End>) -> io::Result<End> {
         let LogIdentity { id, partitions } = self.identity;
-        let file = storage.open(self.path)?;
         let size = file.size()?;
         let mut end = self.header(id, file.as_ref(), before)?;
         let seed = Seed::new(id, self.number);

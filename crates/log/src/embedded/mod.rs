@@ -21,6 +21,8 @@
 //! - `reader`: reads below the mark; `index` tells where to start
 //! - `recovery`: what is done when a log is opened
 //! - [`check`](fn@check): reads every checksum of a log that is not open
+//! - `patrol`: reads sealed segments in the background, to find damage
+//! - [`repair`](fn@repair): cuts one off where it is whole before
 //! - `segment`, `frames`, `window`, `identity`: files, frames and buffers that these share
 //!
 //! Dropped without [`close`](EventLog::close), the log ends as if the process was killed, except
@@ -33,15 +35,18 @@ mod identity;
 mod index;
 pub mod layout;
 mod options;
+mod patrol;
 mod queue;
 mod reader;
 mod recovery;
+mod repair;
 mod segment;
 mod shared;
 mod window;
 mod writer;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -53,6 +58,7 @@ use tally_domain::{Offset, Position};
 pub use check::{CheckReport, Torn, check};
 pub use options::{Damage, EmbeddedOptions, OpenError};
 pub use recovery::Recovery;
+pub use repair::{Cut, RepairError, repair};
 
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
@@ -75,6 +81,7 @@ const LOCK: &str = "lock";
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
     running: Mutex<Running>,
+    stop: Arc<patrol::Stop>,
 }
 
 /// What goes when the log is closed.
@@ -128,15 +135,34 @@ impl EmbeddedLog {
             .name(format!("{name}-writer"))
             .spawn(|| writer.run())
             .map_err(OpenError::io("written by a thread of its own", dir))?;
-        let running = Mutex::new(Running {
-            writer: Some(writer),
-            lock: Some(lock),
-        });
-        Ok((Self { shared, running }, recovery))
+        let log = Self {
+            shared,
+            running: Mutex::new(Running {
+                writer: Some(writer),
+                lock: Some(lock),
+            }),
+            stop: Arc::default(),
+        };
+        log.start_patrol(options.check_rate)
+            .map_err(OpenError::io("checked by a thread of its own", dir))?;
+        Ok((log, recovery))
+    }
+
+    fn start_patrol(&self, rate: u64) -> io::Result<()> {
+        if rate == 0 {
+            return Ok(());
+        }
+        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&self.stop));
+        // Nobody waits for its end: it only reads, and what it reads from may hang.
+        thread::Builder::new()
+            .name(format!("{}-patrol", shared.name))
+            .spawn(move || patrol::run(&shared, &stop, rate))
+            .map(drop)
     }
 
     /// Waits for the writer, which was told to end, and gives the folder free.
     fn release(&self) {
+        self.stop.stop();
         let mut running = self.running.lock();
         let (writer, lock) = (running.writer.take(), running.lock.take());
         drop(running);

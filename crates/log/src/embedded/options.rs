@@ -28,6 +28,9 @@ pub struct EmbeddedOptions {
     pub max_queue_bytes: usize,
     /// At most how many records may.
     pub max_queue_records: usize,
+    /// How many bytes a second of sealed segments are read in the background, to find damage; 0:
+    /// none.
+    pub check_rate: u64,
 }
 
 impl Default for EmbeddedOptions {
@@ -38,6 +41,7 @@ impl Default for EmbeddedOptions {
             max_group_bytes: 8 * 1024 * 1024,
             max_queue_bytes: 64 * 1024 * 1024,
             max_queue_records: 262_144,
+            check_rate: 0,
         }
     }
 }

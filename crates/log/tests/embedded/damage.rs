@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use tally_domain::Position;
-use tally_log::embedded::{Damage, EmbeddedOptions, OpenError, check};
+use tally_log::embedded::{Damage, EmbeddedLog, EmbeddedOptions, OpenError, check};
 use tally_log::{Batch, EventLog as _, ReadError};
 
-use crate::disk::SimDisk;
 use crate::support::{
     Contents, GROUP_BYTES, HEADER_BYTES, PATIENCE, append_one, dir, fill, from, last_segment, open,
     open_with, read_all, segment, small,
 };
+use tally_log::simulation::SimDisk;
 
 /// A log of this many sealed segments.
 fn closed(segments: u32) -> (SimDisk, Contents) {
@@ -308,4 +308,37 @@ fn a_reader_stops_at_damage() {
     });
     reader.next(&mut batch, PATIENCE).unwrap();
     assert_eq!(batch.len(), contents.len() - 2);
+}
+
+/// What rots in an old segment is found while the log is open, by nobody's reading: counted and no
+/// hindrance to appends.
+#[test]
+fn damage_of_an_old_segment_is_found_in_the_background() {
+    let (disk, _) = closed(3);
+    disk.edit(&segment(1), |bytes| bytes[500] ^= 1);
+    let registry = prometheus::Registry::new();
+    let metrics = tally_log::LogMetrics::register(&registry).unwrap();
+    let options = EmbeddedOptions {
+        check_rate: 1 << 30,
+        ..small()
+    };
+    let storage = std::sync::Arc::new(disk.clone());
+    let opened = EmbeddedLog::open(storage, dir(), "test", options, &metrics);
+    let (log, _) = opened.unwrap();
+    let gauge = |name: &str| {
+        let families = registry.gather();
+        let family = families
+            .iter()
+            .find(|family| family.name() == name)
+            .unwrap();
+        family.get_metric()[0].get_gauge().get_value()
+    };
+    let started = std::time::Instant::now();
+    while gauge("tally_log_check_last_pass_timestamp_seconds") == 0.0 {
+        assert!(started.elapsed() < PATIENCE, "no pass was finished");
+        std::thread::yield_now();
+    }
+    assert!((gauge("tally_log_check_damaged_places") - 1.0).abs() < 0.1);
+    append_one(&log, 0, b"goes on").unwrap();
+    log.close(PATIENCE).unwrap();
 }

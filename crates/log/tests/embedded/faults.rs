@@ -11,11 +11,11 @@ use tally_log::{
     AppendError, AppendRefused, Batch, EventLog as _, LogHealth, NewRecord, ReadError,
 };
 
-use crate::disk::{Op, SimDisk};
 use crate::support::{
     HEADER_BYTES, PARTITIONS, PATIENCE, append, append_one, fill, from, open, open_with, read_all,
     read_from, small, try_append,
 };
+use tally_log::simulation::{Op, SimDisk};
 
 /// Lets the next sync wait until the sender is used or dropped; the receiver is told when it waits.
 fn hold_next_sync(disk: &SimDisk) -> (mpsc::Sender<()>, mpsc::Receiver<()>) {

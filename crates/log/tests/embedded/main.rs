@@ -8,12 +8,12 @@ mod crash;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
-mod disk;
-#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod opening;
+#[cfg(test)]
+mod repair;
 #[cfg(test)]
 mod support;

@@ -3,10 +3,10 @@
 use tally_log::embedded::{EmbeddedOptions, OpenError};
 use tally_log::{AppendRefused, EventLog as _};
 
-use crate::disk::SimDisk;
 use crate::support::{
     PARTITIONS, PATIENCE, dir, fill, open, open_with, read_all, segment, small, try_append,
 };
+use tally_log::simulation::SimDisk;
 
 /// A log is open once; it is free when it is closed or dropped.
 #[test]

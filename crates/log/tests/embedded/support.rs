@@ -11,7 +11,7 @@ use tally_log::{
     AppendError, AppendRefused, Batch, EventLog as _, LogMetrics, NewRecord, ReadError,
 };
 
-use crate::disk::SimDisk;
+use tally_log::simulation::SimDisk;
 
 /// Longer than anything takes that comes at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

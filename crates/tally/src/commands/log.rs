@@ -13,6 +13,7 @@ use tally_log::storage::RealStorage;
 
 use super::copy::{self, CopyArgs};
 use super::folder::{self, Folder};
+use super::repair;
 use crate::client::Client;
 use crate::config::{Config, LogKind};
 use crate::data_dir::Access;
@@ -34,9 +35,23 @@ pub(crate) enum LogCommand {
     /// Read everything there is and check all checksums
     #[command(after_help = "Example:\n  tally log check && echo sound")]
     Check,
+    /// Cut a damaged log off where it is whole before: what comes after is given up
+    #[command(after_help = REPAIR_EXAMPLES)]
+    Repair(repair::RepairArgs),
     /// Copy a log and its catalogue into another, in files or on Kafka, and prove it
     Copy(CopyArgs),
 }
+
+const REPAIR_EXAMPLES: &str = "\
+Examples:
+  tally log check
+  tally log repair --cut-at log/00000000000000000003.log:18432
+  tally log repair --cut-at log/00000000000000000003.log:18432 --yes
+
+A position is FILE:BYTE as `tally log check` prints it: the log holds all partitions in one order, so
+one place in a file cuts all of them. Everything from the group on in which the byte lies is given up.
+Without --yes it only says what that would be, and ends with code 2. What is cut is moved to a folder
+beside the log, with the state, which is folded again from what is left of the log.";
 
 const CAT_EXAMPLES: &str = "\
 Examples:
@@ -85,6 +100,7 @@ pub(crate) fn run(command: &LogCommand, config: &Config) -> Result<(), Failure> 
                 output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
             }
         },
+        LogCommand::Repair(args) => repair::run(args, config),
         LogCommand::Copy(args) => copy::run(args, config),
         LogCommand::Check if config.log.kind == LogKind::Kafka => match Folder::existing(config)? {
             Folder::Server(client) => client.lines("/admin/log/check", &mut out),
@@ -146,7 +162,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::run(
-        "the log is damaged where the lines above say; restore those files from a backup",
+        "the log is damaged where the lines above say; restore those files from a backup, or give up what comes after with `tally log repair --cut-at FILE:BYTE`",
     ))
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
+mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
 pub(crate) mod state;

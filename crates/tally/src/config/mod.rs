@@ -79,6 +79,8 @@ pub(crate) struct Log {
     pub(crate) partitions: Whole<1, 1_024>,
     pub(crate) segment_size: Size<{ 64 << 10 }, { 2 << 30 }>,
     pub(crate) max_queued: Size<{ 2 << 20 }, { 4 << 30 }>,
+    /// Bytes a second; 0: no check.
+    pub(crate) check_rate: Size<0, { 16 << 30 }>,
 }
 
 /// Which implementation of the log.

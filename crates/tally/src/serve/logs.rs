@@ -72,6 +72,7 @@ impl Logs {
             partitions: partitions.wanted(),
             segment_bytes: config.log.segment_size.get(),
             max_queue_bytes: config.log.max_queued.as_usize(),
+            check_rate: config.log.check_rate.get(),
             ..EmbeddedOptions::default()
         };
         let log_dir = dir.join("log");

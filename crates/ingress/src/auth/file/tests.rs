@@ -1,8 +1,9 @@
 //! Making, listing and revoking keys; what happens to a file that is damaged or contended.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use tally_log::storage::File;
+use tally_log::simulation::{Op, SimDisk};
 
 use super::*;
 
@@ -88,22 +89,26 @@ fn the_file_has_hashes_and_is_its_owners_alone() {
     }
 }
 
-/// Protects files that exist: this build reads what the first one wrote, and writes the same.
+/// Protects files that exist: this build reads what the first one wrote, and writes what it always
+/// wrote since.
 #[test]
 fn the_files_form_stays() {
     let (_folder, file) = in_folder();
-    let golden = concat!(
-        r#"{"v":1,"keys":["#,
+    let lines = concat!(
         "\n",
         r#"{"id":"k7m2x9q4w1ab","user":"42","sha256":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","created_at":"2026-11-24T03:50:12.345Z"},"#,
         "\n",
         r#"{"id":"p0c5t8z3e6hj","user":"a \"b\"","sha256":"0000000000000000000000000000000000000000000000000000000000000000","created_at":"2026-11-24T03:50:12.345Z","revoked_at":"2026-11-25T00:00:00.000Z"}"#,
         "\n]}\n",
     );
-    let keys = file.parse(golden.as_bytes()).unwrap();
+    let first = format!("{{\"v\":1,\"keys\":[{lines}");
+    let keys = file.parse(first.as_bytes()).unwrap();
     assert_eq!(keys.len(), 2);
     assert_eq!(keys[1].user.as_str(), "a \"b\"");
+    let check = "b1a3628c1c8531614acc077eb4cc89ae7aa5f8ad7a0360931bb931b823e4bb62";
+    let golden = format!("{{\"v\":2,\"check\":\"{check}\",\"keys\":[{lines}");
     assert_eq!(String::from_utf8(to_bytes(&keys).unwrap()).unwrap(), golden);
+    assert_eq!(file.parse(golden.as_bytes()).unwrap().len(), 2);
 }
 
 /// Protects against a file that is taken for less than it was: every cut and every wrong field is
@@ -133,8 +138,13 @@ fn a_damaged_file_is_refused() {
             good.replace("\"sha256\":\"", &format!("\"sha256\":\"{secret}")),
             "line 2",
         ),
-        (good.replace("\"v\":1", "\"v\":2"), "version 2"),
-        (good.replace("\"v\":1,", ""), "line "),
+        (good.replace("\"v\":2", "\"v\":3"), "version 3"),
+        (good.replace("\"v\":2", "\"v\":1"), "its check"),
+        (
+            good.replace("\"user\":\"b\"", "\"user\":\"c\""),
+            "its check",
+        ),
+        (good.replace("\"v\":2,", ""), "line "),
         (
             good.replace(&id, &keys[0].info.id.to_string()),
             "there twice",
@@ -231,106 +241,72 @@ fn a_link_to_the_file_stays_a_link() {
     assert_eq!(file.list().unwrap().len(), 2);
 }
 
-/// A disk that fails at one step, as a full one or a dying one does.
-struct Failing {
-    fails: &'static str,
-}
-
-impl Failing {
-    fn step<T>(&self, name: &str, real: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.fails == name {
-            return Err(io::Error::other(format!("no {name}")));
-        }
-        real()
-    }
-}
-
-struct FailingFile {
-    real: Arc<dyn File>,
-    fails: &'static str,
-}
-
-impl File for FailingFile {
-    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        self.real.read_exact_at(buffer, at)
-    }
-    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        if self.fails == "write" {
-            // A full disk takes some of it.
-            self.real.write_all_at(&bytes[..bytes.len() / 2], at)?;
-            return Err(io::Error::other("no write"));
-        }
-        self.real.write_all_at(bytes, at)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.real.set_len(len)
-    }
-    fn size(&self) -> io::Result<u64> {
-        self.real.size()
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        Failing { fails: self.fails }.step("sync", || self.real.sync_data())
-    }
-}
-
-impl Storage for Failing {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        RealStorage.open(path)
-    }
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let real = self.step("create", || RealStorage.create(path))?;
-        let fails = self.fails;
-        Ok(Arc::new(FailingFile { real, fails }))
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.step("folder", || RealStorage.create_dir_all(path))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        RealStorage.list(dir)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        RealStorage.exists(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step("rename", || RealStorage.rename(from, to))
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealStorage.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step("sync_dir", || RealStorage.sync_dir(dir))
-    }
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        self.step("lock", || RealStorage.lock(path))
-    }
-}
-
 /// Protects the keys there are from a change that fails half-way, at any step; and the next
 /// change from what it left behind.
 #[test]
 fn a_change_that_fails_leaves_the_keys_as_they_were() {
-    let (_folder, file) = in_folder();
+    let disk = SimDisk::default();
+    let file = KeysFile::on(Arc::new(disk.clone()), "/keys/keys.json");
     file.create(&user("first")).unwrap();
-    let before = text(&file);
-    for fails in ["folder", "lock", "create", "write", "sync", "rename"] {
-        let failing = KeysFile {
-            path: file.path.clone(),
-            storage: Arc::new(Failing { fails }),
-        };
-        let refused = failing.create(&user("second")).unwrap_err();
+    let before = disk.bytes(file.path());
+    let _ = disk.done();
+    let again = disk.copy();
+    let created = KeysFile::on(Arc::new(again.clone()), file.path()).create(&user("second"));
+    created.unwrap();
+    let mut steps: Vec<Op> = again.done().into_iter().map(|(_, op)| op).collect();
+    steps.retain(|op| !matches!(op, Op::Open | Op::Read { .. }));
+    assert_eq!(steps.last(), Some(&Op::SyncDir));
+    assert!(
+        steps.contains(&Op::Sync) && steps.contains(&Op::Rename),
+        "{steps:?}"
+    );
+    for fails in &steps[..steps.len() - 1] {
+        disk.set_fault(|_, _| None);
+        let fails = std::mem::discriminant(fails);
+        disk.set_fault(move |_, op| {
+            (std::mem::discriminant(&op) == fails).then_some(io::ErrorKind::StorageFull)
+        });
+        let refused = file.create(&user("second")).unwrap_err();
         assert!(matches!(refused, KeysError::Write { .. }), "{refused}");
-        assert_eq!(text(&file), before, "{fails}");
+        assert_eq!(disk.bytes(file.path()), before, "{fails:?}");
     }
     // Renamed, but not known to survive: said, and the file is whole.
-    let failing = KeysFile {
-        path: file.path.clone(),
-        storage: Arc::new(Failing { fails: "sync_dir" }),
-    };
-    assert!(failing.create(&user("second")).is_err());
+    disk.set_fault(|_, op| (op == Op::SyncDir).then_some(io::ErrorKind::Other));
+    assert!(file.create(&user("second")).is_err());
+    disk.heal();
     file.create(&user("third")).unwrap();
     let users = file.list().unwrap().into_iter().map(|key| key.user);
     assert_eq!(
         users.collect::<Vec<_>>(),
         ["first", "second", "third"].map(user)
     );
+}
+
+/// Protects keys from a power cut at any step of a change: a key that was told is there, one whose
+/// making was cut off is there or not, and the file is always whole.
+#[test]
+fn a_power_cut_keeps_what_was_told() {
+    for after in 0..12 {
+        for seed in 0..40 {
+            let disk = SimDisk::default();
+            let file = KeysFile::on(Arc::new(disk.clone()), "/keys/keys.json");
+            file.create(&user("told")).unwrap();
+            disk.crash_after(after);
+            let second = file.create(&user("perhaps"));
+            assert_eq!(second.is_err(), disk.has_crashed(), "after {after}");
+            let left = KeysFile::on(Arc::new(disk.after_crash(seed)), "/keys/keys.json");
+            let users: Vec<_> = left
+                .list()
+                .unwrap()
+                .into_iter()
+                .map(|key| key.user)
+                .collect();
+            let both = users == ["told", "perhaps"].map(user);
+            assert!(
+                both || (second.is_err() && users == [user("told")]),
+                "{users:?}"
+            );
+            left.create(&user("next")).unwrap();
+        }
+    }
 }

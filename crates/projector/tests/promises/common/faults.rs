@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use tally_log::storage::{File, Lock, RealStorage, Storage};
+use tally_log::storage::{File, Lock, RealStorage, Stamp, Storage};
 use tally_projector::StoreError;
 use tally_projector::store::{SledStore, Store, Visit};
 
@@ -120,6 +120,22 @@ impl File for WatchedFile {
 impl Storage for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         Ok(self.file(path, RealStorage.open(path)?))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        RealStorage.open_to_read(path)
+    }
+
+    fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>> {
+        RealStorage.stamp(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        RealStorage.resolve(path)
+    }
+
+    fn keep_owner(&self, old: &Path, new: &Path) -> io::Result<()> {
+        RealStorage.keep_owner(old, new)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
