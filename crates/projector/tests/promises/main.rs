@@ -18,6 +18,8 @@ mod following;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod own_write;
 #[cfg(test)]
 mod waiting;

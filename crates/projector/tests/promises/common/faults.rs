@@ -270,6 +270,7 @@ fn broken(doing: &'static str) -> StoreError {
     StoreError {
         doing,
         why: "the disk is gone".to_owned(),
+        damage: false,
     }
 }
 
