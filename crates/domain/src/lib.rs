@@ -10,9 +10,12 @@
 //! - [`fold`]: `(state, event) -> (state, outcome)`, decided on plain values
 //! - [`remembered`]: which idempotency keys still hold
 //! - [`state`]: one partition's state, to which records are applied in log order
+//! - `cells`: the values in memory, of which those not used lately can be dropped
 //! - [`dead_letter`]: why a record could not be folded
 //! - [`digest`]: one number for a whole state
 
+mod backing;
+mod cells;
 pub mod codec;
 pub mod dead_letter;
 pub mod digest;

@@ -3,7 +3,8 @@
 //! A key holds for [`Rules::key_millis`] of event time after its first event, or until
 //! [`Rules::key_count`] newer keys have come in its partition, whichever is first. So the last
 //! `key_count` keys are all that need remembering: a queue of them, and a table from fingerprint to
-//! place in it. Memory is 24 bytes a key for the queue and 10 to 20 for the table.
+//! place in it. Memory is 32 bytes a key for the queue and about 10 for the table: 42 MB for a million keys,
+//! once there are [`Rules::key_count`] in each partition; up to twice that on the way there.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -124,6 +125,12 @@ impl RememberedKeys {
             latest: HashTable::new(),
             next: 0,
         }
+    }
+
+    /// How much memory they take, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.recent.capacity() * size_of::<RememberedKey>() + self.latest.allocation_size()
     }
 
     /// How many keys ever came; the next one's sequence.
@@ -269,6 +276,36 @@ fn low_half(sequence: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Protects the documented cost of a key, and that it stays when keys go on coming.
+    #[test]
+    fn a_full_partition_takes_what_is_documented() {
+        let mut keys = RememberedKeys::new(Rules::CURRENT);
+        let count = u64::from(Rules::CURRENT.key_count);
+        let mut full = 0;
+        for number in 0..2 * count {
+            let mut fingerprint = [0; 16];
+            let (first, _) = fingerprint.split_at_mut(8);
+            // Spread over the table, as a hash is.
+            let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            first.copy_from_slice(&spread.to_le_bytes());
+            keys.remember(RememberedKey {
+                fingerprint: Fingerprint(fingerprint),
+                at: EventTime::from_millis(number),
+                interaction: InteractionType::View,
+            });
+            if number + 1 == count {
+                full = keys.bytes();
+            }
+        }
+        let each = full / count as usize;
+        assert!((32..=44).contains(&each), "{each}");
+        assert!(
+            keys.bytes() <= full * 5 / 4,
+            "{} after {full}",
+            keys.bytes()
+        );
+    }
 
     /// Protects: memory follows from N (promise 9): the table has an entry for each key that
     /// holds and no other, however many were forgotten, superseded or restored over.

@@ -4,20 +4,14 @@
 //! written down. Every change is noted, so that the next checkpoint writes each changed value
 //! once.
 
-use std::convert::Infallible;
-
-use hashbrown::HashMap;
-
+pub use crate::backing::{Backing, Changes, NoBacking};
+use crate::cells::{Cells, OfUser};
 use crate::codec::decode;
 use crate::dead_letter::{DeadLetter, DeadLetterReason};
 use crate::fold::{Outcome, Rules, decide};
 use crate::partition::{Offset, Partition, Position};
 use crate::remembered::{Fingerprint, RememberedKey, RememberedKeys, Seen};
-use crate::words::{
-    Counters, Event, EventId, EventTime, InteractionType, Resource, Toggles, UserId,
-};
-
-type Hasher = foldhash::fast::FixedState;
+use crate::words::{Counters, Event, EventId, EventTime, Resource, Toggles, UserId};
 
 /// One record of the log, as the fold sees it.
 #[derive(Debug, Clone, Copy)]
@@ -30,38 +24,6 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// Its value: an event, or something that is not one.
     pub value: &'a [u8],
-}
-
-/// The state as it was last written down, for values that are not in memory.
-pub trait Backing {
-    /// Why it could not be read.
-    type Error;
-
-    /// A resource's counters; `None` where the resource has no events.
-    ///
-    /// # Errors
-    /// Where the backing can't be read.
-    fn counters(&self, resource: Resource) -> Result<Option<Counters>, Self::Error>;
-
-    /// A user's toggles; `None` where nothing is set.
-    ///
-    /// # Errors
-    /// Where the backing can't be read.
-    fn toggles(&self, resource: Resource, user: &UserId) -> Result<Option<Toggles>, Self::Error>;
-}
-
-/// Nothing was ever written down: all there is is in memory.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoBacking;
-
-impl Backing for NoBacking {
-    type Error = Infallible;
-    fn counters(&self, _: Resource) -> Result<Option<Counters>, Infallible> {
-        Ok(None)
-    }
-    fn toggles(&self, _: Resource, _: &UserId) -> Result<Option<Toggles>, Infallible> {
-        Ok(None)
-    }
 }
 
 /// What became of a record.
@@ -93,48 +55,6 @@ pub struct Verdict {
     pub toggles: Toggles,
 }
 
-/// Everything that changed since the last [`PartitionState::take_changes`], in the order in which
-/// it first changed.
-#[derive(Debug, Clone, Default)]
-pub struct Changes {
-    /// The offset of the next record to apply.
-    pub next_offset: Offset,
-    /// The last event that was folded.
-    pub last_event: Option<(Offset, EventId)>,
-    /// Changed counters.
-    pub counters: Vec<(Resource, Counters)>,
-    /// Changed toggles; nothing set means that the entry can go.
-    pub toggles: Vec<(Resource, UserId, Toggles)>,
-    /// New idempotency keys with their sequences, oldest first, in a row; not more than the last
-    /// [`Rules::key_count`]. Written ones with sequences further back than that can go.
-    pub keys: Vec<(u64, RememberedKey)>,
-    /// New dead letters.
-    pub dead_letters: Vec<DeadLetter>,
-    /// How many dead letters there ever were.
-    pub dead_letter_count: u64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Cell<T> {
-    value: T,
-    changed: bool,
-}
-
-#[derive(Debug, Clone)]
-struct ResourceCell {
-    counters: Cell<Counters>,
-    toggles: HashMap<UserId, Cell<Toggles>, Hasher>,
-}
-
-impl ResourceCell {
-    fn new(value: Counters, changed: bool) -> Self {
-        Self {
-            counters: Cell { value, changed },
-            toggles: HashMap::default(),
-        }
-    }
-}
-
 /// One partition's state.
 #[derive(Debug, Clone)]
 pub struct PartitionState {
@@ -143,8 +63,9 @@ pub struct PartitionState {
     rules: Rules,
     next_offset: Offset,
     last_event: Option<(Offset, EventId)>,
-    resources: HashMap<Resource, ResourceCell, Hasher>,
-    in_memory: usize,
+    counters: Cells<Resource, Counters>,
+    toggles: Cells<(Resource, UserId), Toggles>,
+    sweeps: u64,
     keys: RememberedKeys,
     keys_taken: u64,
     changed_counters: Vec<Resource>,
@@ -164,8 +85,9 @@ impl PartitionState {
             rules,
             next_offset: 0,
             last_event: None,
-            resources: HashMap::default(),
-            in_memory: 0,
+            counters: Cells::new(),
+            toggles: Cells::new(),
+            sweeps: 0,
             keys: RememberedKeys::new(rules),
             keys_taken: 0,
             changed_counters: Vec::new(),
@@ -254,12 +176,26 @@ impl PartitionState {
         record: Record<'_>,
         backing: &B,
     ) -> Result<Applied, B::Error> {
+        self.apply_for(record, false, backing)
+    }
+
+    /// The same; `told` where somebody waits for the event: a [`read`](Self::read) of its resource
+    /// and user with the same backing then succeeds, whatever the event is.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_for<B: Backing>(
+        &mut self,
+        record: Record<'_>,
+        told: bool,
+        backing: &B,
+    ) -> Result<Applied, B::Error> {
         if record.offset < self.next_offset {
             return Ok(Applied::Already);
         }
         let applied = match self.readable(record) {
             Ok(event) => {
-                let outcome = self.fold(&event, backing)?;
+                let outcome = self.fold(&event, told, backing)?;
                 self.last_event = Some((record.offset, event.id));
                 Applied::Folded { event, outcome }
             }
@@ -282,16 +218,27 @@ impl PartitionState {
         user: &UserId,
         backing: &B,
     ) -> Result<(Option<Counters>, Toggles), B::Error> {
-        let cell = self.resources.get(&resource);
-        let counters = match cell {
-            Some(cell) => Some(cell.counters.value),
+        let counters = match self.counters.get(&resource) {
+            Some(held) => Some(held.value),
             None => backing.counters(resource)?,
         };
-        let toggles = match cell.and_then(|cell| cell.toggles.get(user)) {
-            Some(toggles) => toggles.value,
+        let toggles = match self.toggles.get(&OfUser(resource, user)) {
+            Some(held) => held.value,
             None => backing.toggles(resource, user)?.unwrap_or_default(),
         };
         Ok((counters, toggles))
+    }
+
+    /// Whether a resource's counters are in memory.
+    #[must_use]
+    pub fn has_counters(&self, resource: Resource) -> bool {
+        self.counters.get(&resource).is_some()
+    }
+
+    /// Whether a user's toggles on a resource are in memory.
+    #[must_use]
+    pub fn has_toggles(&self, resource: Resource, user: &UserId) -> bool {
+        self.toggles.get(&OfUser(resource, user)).is_some()
     }
 
     /// Takes what changed since the last call; the values stay in memory. They are not given out
@@ -313,56 +260,77 @@ impl PartitionState {
         self.keys_taken = self.keys.next_sequence();
         changes.counters.reserve(self.changed_counters.len());
         for resource in self.changed_counters.drain(..) {
-            if let Some(cell) = self.resources.get_mut(&resource) {
-                cell.counters.changed = false;
-                changes.counters.push((resource, cell.counters.value));
+            if let Some(held) = self.counters.get_mut(&resource) {
+                held.changed = false;
+                changes.counters.push((resource, held.value));
             }
         }
         changes.toggles.reserve(self.changed_toggles.len());
         for (resource, user) in self.changed_toggles.drain(..) {
-            let cell = self.resources.get_mut(&resource);
-            if let Some(cell) = cell.and_then(|cell| cell.toggles.get_mut(&user)) {
-                cell.changed = false;
-                changes.toggles.push((resource, user, cell.value));
+            if let Some(held) = self.toggles.get_mut(&OfUser(resource, &user)) {
+                held.changed = false;
+                changes.toggles.push((resource, user, held.value));
             }
         }
         changes
     }
 
-    /// How many values are in memory: resources' counters, and users' toggles on them.
+    /// How much memory the values and the remembered keys take, in bytes: as tables are filled on
+    /// average, so that it may be up to a third more for a while.
     #[must_use]
-    pub fn in_memory(&self) -> usize {
-        self.in_memory
+    pub fn memory(&self) -> usize {
+        self.counters.bytes() + self.toggles.bytes() + self.keys.bytes()
     }
 
-    /// Drops from memory what has not changed since the last [`take_changes`](Self::take_changes),
-    /// to keep memory bounded. Only for a caller whose backing answers with those changes already:
-    /// a dropped value is asked of it when it is next needed.
+    /// How many places [`sweep`](Self::sweep) goes over in one turn.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.counters.places().max(self.toggles.places())
+    }
+
+    /// How many sweeps there were that dropped something: where it is the same at two moments, what
+    /// was not in memory at the first was not changed up to the second, unless it is there now.
+    #[must_use]
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps
+    }
+
+    /// Goes over so many places of the tables, and drops what has neither changed since the last
+    /// [`take_changes`](Self::take_changes) nor been used since the last turn. Only for a caller
+    /// whose backing answers with those changes already: a dropped value is asked of it when it is
+    /// next needed.
+    pub fn sweep(&mut self, places: usize) {
+        let counters = self.counters.sweep(places);
+        let toggles = self.toggles.sweep(places);
+        self.sweeps += u64::from(counters || toggles);
+    }
+
+    /// Gives memory back where sweeps left the tables nearly empty.
+    pub fn shrink(&mut self) {
+        self.counters.shrink();
+        self.toggles.shrink();
+    }
+
+    /// Drops all that has not changed since the last [`take_changes`](Self::take_changes), as
+    /// [`sweep`](Self::sweep) does.
     pub fn forget_unchanged(&mut self) {
-        let mut kept = 0;
-        self.resources.retain(|_, cell| {
-            cell.toggles.retain(|_, toggles| toggles.changed);
-            let keep = cell.counters.changed || !cell.toggles.is_empty();
-            kept += if keep { 1 + cell.toggles.len() } else { 0 };
-            keep
-        });
-        self.in_memory = kept;
+        self.sweep(usize::MAX);
+        self.sweep(usize::MAX);
+        self.shrink();
     }
 
     /// Every resource in memory with its counters, in no order.
     pub fn counters(&self) -> impl Iterator<Item = (Resource, Counters)> {
-        self.resources
+        self.counters
             .iter()
-            .map(|(resource, cell)| (*resource, cell.counters.value))
+            .map(|(resource, counters)| (*resource, *counters))
     }
 
     /// Every user's toggles in memory, nothing-set ones too, in no order.
     pub fn toggles(&self) -> impl Iterator<Item = (Resource, &UserId, Toggles)> {
-        self.resources.iter().flat_map(|(resource, cell)| {
-            cell.toggles
-                .iter()
-                .map(|(user, toggles)| (*resource, user, toggles.value))
-        })
+        self.toggles
+            .iter()
+            .map(|((resource, user), toggles)| (*resource, user, *toggles))
     }
 
     fn readable(&self, record: Record<'_>) -> Result<Event, (DeadLetterReason, String)> {
@@ -386,15 +354,14 @@ impl PartitionState {
         Ok(event)
     }
 
-    fn fold<B: Backing>(&mut self, event: &Event, backing: &B) -> Result<Outcome, B::Error> {
-        let switches = match event.interaction {
-            InteractionType::View | InteractionType::Share | InteractionType::Comment => false,
-            InteractionType::Like
-            | InteractionType::Unlike
-            | InteractionType::Bookmark
-            | InteractionType::Unbookmark => true,
-        };
-        self.load(event, switches, backing)?;
+    fn fold<B: Backing>(
+        &mut self,
+        event: &Event,
+        told: bool,
+        backing: &B,
+    ) -> Result<Outcome, B::Error> {
+        let switches = event.interaction.sets_toggle();
+        self.load(event, switches, told, backing)?;
         // From here on nothing can fail, so an event is folded whole or not at all.
         let key = event.idempotency_key.as_ref().map(|key| RememberedKey {
             fingerprint: Fingerprint::of(&event.user, event.resource, key),
@@ -408,24 +375,24 @@ impl PartitionState {
                 Seen::Other => return Ok(Outcome::Conflict),
             }
         }
-        let Some(cell) = self.resources.get_mut(&event.resource) else {
+        let Some(counters) = self.counters.get_mut(&event.resource) else {
             return Ok(Outcome::NoChange);
         };
         let mut toggles = if switches {
-            cell.toggles.get_mut(&event.user)
+            self.toggles.get_mut(&OfUser(event.resource, &event.user))
         } else {
             None
         };
-        let before = toggles.as_ref().map_or(Toggles::NONE, |cell| cell.value);
+        let before = toggles.as_ref().map_or(Toggles::NONE, |held| held.value);
         let (outcome, counters_after, toggles_after) =
-            decide(cell.counters.value, before, event.interaction);
-        if cell.counters.value != counters_after {
-            cell.counters.value = counters_after;
-            if !std::mem::replace(&mut cell.counters.changed, true) {
+            decide(counters.value, before, event.interaction);
+        if counters.value != counters_after {
+            counters.value = counters_after;
+            if !std::mem::replace(&mut counters.changed, true) {
                 self.changed_counters.push(event.resource);
             }
         }
-        if let Some(toggles) = toggles.as_mut().filter(|cell| cell.value != toggles_after) {
+        if let Some(toggles) = toggles.as_mut().filter(|held| held.value != toggles_after) {
             toggles.value = toggles_after;
             if !std::mem::replace(&mut toggles.changed, true) {
                 self.changed_toggles
@@ -435,46 +402,65 @@ impl PartitionState {
         Ok(outcome)
     }
 
-    /// Brings what the event touches into memory. A resource's first event of any kind makes its
-    /// counters exist. Everything is read before anything is kept.
+    /// Brings what the event touches into memory, and where somebody is told of it what they are
+    /// told. A resource's first event of any kind makes its counters exist. Everything is read
+    /// before anything is kept.
     fn load<B: Backing>(
         &mut self,
         event: &Event,
         switches: bool,
+        told: bool,
         backing: &B,
     ) -> Result<(), B::Error> {
         let Event { resource, user, .. } = event;
-        let cell = self.resources.get(resource);
-        let new_cell = match cell {
+        let new_counters = match self.counters.get(resource) {
             Some(_) => None,
-            None => Some(match backing.counters(*resource)? {
-                Some(value) => ResourceCell::new(value, false),
-                None => ResourceCell::new(Counters::default(), true),
-            }),
+            None => Some(backing.counters(*resource)?),
         };
-        let wanted = switches && !cell.is_some_and(|cell| cell.toggles.contains_key(user));
-        let new_toggles = if wanted {
-            Some(Cell {
-                value: backing.toggles(*resource, user)?.unwrap_or_default(),
-                changed: false,
-            })
-        } else {
-            None
-        };
-        if let Some(cell) = new_cell {
-            if cell.counters.changed {
+        let new_toggles =
+            if (switches || told) && self.toggles.get(&OfUser(*resource, user)).is_none() {
+                let toggles = backing.toggles(*resource, user)?;
+                // Who only looks at a resource takes no memory there.
+                if switches {
+                    Some(toggles.unwrap_or_default())
+                } else {
+                    toggles
+                }
+            } else {
+                None
+            };
+        if let Some(counters) = new_counters {
+            if counters.is_none() {
                 self.changed_counters.push(*resource);
             }
-            self.resources.insert(*resource, cell);
-            self.in_memory += 1;
+            self.counters
+                .insert(*resource, counters.unwrap_or_default(), counters.is_none());
         }
-        if let Some(toggles) = new_toggles
-            && let Some(cell) = self.resources.get_mut(resource)
-        {
-            cell.toggles.insert(user.clone(), toggles);
-            self.in_memory += 1;
+        if let Some(toggles) = new_toggles {
+            self.toggles
+                .insert((*resource, user.clone()), toggles, false);
         }
         Ok(())
+    }
+
+    /// Keeps what a [`read`](Self::read) gave. Values in memory stay as they are; for others the
+    /// caller sees to it that they are as of now.
+    pub fn keep_read(
+        &mut self,
+        resource: Resource,
+        user: &UserId,
+        counters: Option<Counters>,
+        toggles: Toggles,
+    ) {
+        if let Some(counters) = counters {
+            if self.counters.get(&resource).is_none() {
+                self.counters.insert(resource, counters, false);
+            }
+            if self.toggles.get(&OfUser(resource, user)).is_none() {
+                self.toggles
+                    .insert((resource, user.clone()), toggles, false);
+            }
+        }
     }
 
     fn keep(&mut self, record: Record<'_>, reason: DeadLetterReason, detail: &str) {

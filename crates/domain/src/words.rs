@@ -262,6 +262,17 @@ impl FromStr for Resource {
     }
 }
 
+impl InteractionType {
+    /// Whether it sets or unsets a toggle of its user.
+    #[must_use]
+    pub const fn sets_toggle(self) -> bool {
+        match self {
+            Self::View | Self::Share | Self::Comment => false,
+            Self::Like | Self::Unlike | Self::Bookmark | Self::Unbookmark => true,
+        }
+    }
+}
+
 /// The authenticated subject, 1 to 128 bytes of text. The same string is the same user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "CompactString", into = "CompactString")]
@@ -287,6 +298,16 @@ impl UserId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// How many bytes it takes beside its own place: none up to 24 bytes of text.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        if self.0.is_heap_allocated() {
+            self.0.capacity()
+        } else {
+            0
+        }
     }
 }
 

@@ -206,7 +206,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let applied = started.elapsed();
     projector.stop(Duration::from_secs(600))?;
     let written = started.elapsed();
-    let (values, most) = (projector.status().in_memory, mib("VmHWM"));
+    let (memory, most) = (projector.status().memory >> 20, mib("VmHWM"));
     drop(projector);
     let reopening = Instant::now();
     let projector = open()?;
@@ -216,7 +216,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let rate = |took: Duration| events * 1_000_000 / u64::try_from(took.as_micros()).unwrap_or(1);
     println!(
         "{events} events on {resources} resources by {users} users, {} workers: applied at {}/s, \
-         applied and written at {}/s, {values} values in memory, {} MiB at most besides the log, \
+         applied and written at {}/s, {memory} MiB of values and keys in memory, {} MiB at most besides the log, \
          reopened in {} ms",
         options.workers,
         rate(applied),

@@ -2,23 +2,25 @@
 //!
 //! Of each partition a checkpoint takes, under the partition's lock, the last value of everything
 //! that changed and the offset up to which it changed; so each partition's part is as of one
-//! position. All parts go through one [redo file](crate::redo). After a crash the state is as of
+//! position. Parts go through a [redo file](crate::redo), as many at a time as it has room for, and
+//! those count as a checkpoint of their own. After a crash the state of each partition is as of
 //! the last checkpoint whose redo file was whole, and the log's tail is folded again from there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tally_domain::Offset;
 use tally_log::storage::Storage;
 
+use crate::collect::{begun, collect, put};
 use crate::error::{StateError, with_causes};
 use crate::identity::{DamageMark, Identity};
 use crate::redo::{Redo, RedoFile};
-use crate::shared::{Shared, Slot};
-use crate::store::layout::{self, Place};
+use crate::shared::Shared;
+use crate::store::layout;
 
 /// How long after a failed checkpoint the next try is due, and at most after many.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -54,6 +56,8 @@ pub(crate) struct Checkpointer {
     /// The store failed or a worker died over its work: nothing may be written any more.
     given_up: AtomicBool,
     last: Mutex<Option<Instant>>,
+    /// How many checkpoints were tried, each of which drops values where memory is short.
+    rounds: AtomicU64,
     wanted: Mutex<bool>,
     changed: Condvar,
 }
@@ -78,6 +82,7 @@ impl Checkpointer {
             unwritten: AtomicUsize::new(0),
             given_up: AtomicBool::new(false),
             last: Mutex::default(),
+            rounds: AtomicU64::new(0),
             wanted: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -85,6 +90,11 @@ impl Checkpointer {
 
     pub(crate) fn last(&self) -> Option<Instant> {
         *self.last.lock()
+    }
+
+    /// How many checkpoints there were that went well.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Acquire)
     }
 
     /// How many values wait that a checkpoint took and could not write.
@@ -107,7 +117,7 @@ impl Checkpointer {
     pub(crate) fn mark_damaged(&self, what: &str) {
         tracing::error!(
             what,
-            "the stored state is damaged; restart to rebuild it from the log"
+            "the stored state is damaged; the next start rebuilds it from the log"
         );
         if let Err(error) = DamageMark::new(self.storage.as_ref(), &self.dir).set(what) {
             tracing::error!(error = %error, "the damage can't be noted for the next start");
@@ -137,55 +147,17 @@ impl Checkpointer {
         let mut progress = self.progress.lock();
         let _half_done = HalfDone(self);
         self.still_trusted(shared)?;
-        // What could not be written last time comes first: newer values overwrite older ones.
-        let unwritten = progress.unwritten.take();
-        let again = unwritten.is_some();
-        let mut redo = unwritten.unwrap_or_else(|| begun(progress.number + 1));
-        for ((partition, slot), done) in (0u32..).zip(&shared.slots).zip(&mut progress.next_offsets)
-        {
-            collect_partition(&mut redo, partition, slot, done);
-        }
-        // A worker that panicked meanwhile gave up before it let go of its partitions' locks: what
-        // was collected after it is half done.
-        if let Err(error) = self.still_trusted(shared) {
-            self.keep_unwritten(&mut progress, &redo);
-            return Err(error);
-        }
         let mut report = CheckpointReport {
             puts: 0,
             bytes: 0,
             took: Duration::ZERO,
         };
-        if redo.puts() > 1 {
-            put(&mut redo, layout::IDENTITY, self.identity.to_value()?);
-            put(
-                &mut redo,
-                layout::ENDED,
-                layout::number_value(progress.number + 1),
-            );
-            if again {
-                // The end's number once, and last: in the middle it would vouch for what follows.
-                redo = redo.last_puts();
-            }
-            report.puts = redo.puts();
-            report.bytes = redo.byte_len();
-            if let Err(error) = self.write(shared, &redo) {
-                shared.metrics.checkpoint.errors.inc();
-                self.keep_unwritten(&mut progress, &redo);
-                return Err(error);
-            }
-            // The store has it, so its number is used up, whether or not the file goes: putting
-            // the file again before the next checkpoint is no harm.
-            self.unwritten.store(0, Ordering::Relaxed);
-            progress.number += 1;
-            let removed = RedoFile::new(self.storage.as_ref(), &self.dir).remove();
-            if let Err(error) = removed {
-                shared.metrics.checkpoint.errors.inc();
-                shared.forget_written();
-                return Err(error);
-            }
+        let mut place = 0;
+        while place < shared.slots.len() {
+            place = self.write_some(shared, &mut progress, place, &mut report)?;
         }
-        shared.forget_written();
+        shared.drop_unused();
+        self.rounds.fetch_add(1, Ordering::AcqRel);
         drop(progress);
         report.took = started.elapsed();
         *self.last.lock() = Some(Instant::now());
@@ -194,9 +166,68 @@ impl Checkpointer {
         Ok(report)
     }
 
+    /// Writes the changes of the partitions from `place` on, of as many as one redo file has room
+    /// for; returns the place of the next. Each partition's part is as of one position, so they need
+    /// not come together.
+    fn write_some(
+        &self,
+        shared: &Shared,
+        progress: &mut Progress,
+        place: usize,
+        report: &mut CheckpointReport,
+    ) -> Result<usize, StateError> {
+        // What could not be written last time comes first: newer values overwrite older ones.
+        let unwritten = progress.unwritten.take();
+        let again = unwritten.is_some();
+        let mut redo = unwritten.unwrap_or_else(|| begun(progress.number + 1));
+        let next = collect(&mut redo, shared, &mut progress.next_offsets, place);
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                // What was taken is no longer marked as changed.
+                self.give_up();
+                return shared.noted(Err(error));
+            }
+        };
+        // A worker that panicked meanwhile gave up before it let go of its partitions' locks: what
+        // was collected after it is half done.
+        if let Err(error) = self.still_trusted(shared) {
+            self.keep_unwritten(progress, &redo);
+            return Err(error);
+        }
+        if redo.puts() == 1 {
+            return Ok(next);
+        }
+        put(&mut redo, layout::IDENTITY, self.identity.to_value()?);
+        let ended = layout::number_value(progress.number + 1);
+        put(&mut redo, layout::ENDED, ended);
+        if again {
+            // The end's number once, and last: in the middle it would vouch for what follows.
+            redo = redo.last_puts();
+        }
+        if let Err(error) = self.write(shared, &redo) {
+            shared.metrics.checkpoint.errors.inc();
+            self.keep_unwritten(progress, &redo);
+            return Err(error);
+        }
+        report.puts += redo.puts();
+        report.bytes += redo.byte_len();
+        // The store has it, so its number is used up, whether or not the file goes: putting the
+        // file again before the next checkpoint is no harm.
+        self.unwritten.store(0, Ordering::Relaxed);
+        progress.number += 1;
+        let removed = RedoFile::new(self.storage.as_ref(), &self.dir).remove();
+        if let Err(error) = removed {
+            shared.metrics.checkpoint.errors.inc();
+            shared.drop_unused();
+            return Err(error);
+        }
+        Ok(next)
+    }
+
     fn still_trusted(&self, shared: &Shared) -> Result<(), StateError> {
         if self.has_given_up() {
-            let why = shared.failure();
+            let why = shared.failure().map(|failure| failure.why);
             let why = why.unwrap_or_else(|| "a panic; restart to recover".to_owned());
             return Err(StateError::Failed(why));
         }
@@ -225,6 +256,7 @@ impl Checkpointer {
                     "the state store failed: {}; restart to recover",
                     with_causes(&error)
                 ),
+                true,
             );
             return Err(error.into());
         }
@@ -244,86 +276,6 @@ impl Drop for HalfDone<'_> {
     }
 }
 
-/// A redo that begins with the checkpoint's number, so that a store that has lost some of a
-/// checkpoint shows another number there than at the end.
-fn begun(number: u64) -> Redo {
-    let mut redo = Redo::default();
-    put(&mut redo, layout::BEGUN, layout::number_value(number));
-    redo
-}
-
-fn put(redo: &mut Redo, key: &[u8], value: Vec<u8>) {
-    redo.put(key, Some(&layout::seal(key, value)));
-}
-
-/// Adds a partition's changes since the offset `done`, and moves that on.
-fn collect_partition(redo: &mut Redo, partition: u32, slot: &Slot, done: &mut Offset) {
-    let mut state = slot.state.lock();
-    if state.next_offset() == *done {
-        return;
-    }
-    let changes = state.take_changes();
-    slot.changed.store(0, Ordering::Relaxed);
-    let next_key = state.keys().next_sequence();
-    // A chunk is written whole, so the first one begins before the first new key.
-    let first_new = changes
-        .keys
-        .first()
-        .map_or(next_key, |(sequence, _)| *sequence);
-    let chunk_start = first_new - first_new % layout::KEYS_PER_CHUNK;
-    let key_count = state.rules().key_count;
-    let keys: Vec<_> = if changes.keys.is_empty() {
-        Vec::new()
-    } else {
-        state
-            .keys()
-            .since(chunk_start)
-            .map(|(sequence, key)| (sequence, *key))
-            .collect()
-    };
-    drop(state);
-
-    let place = Place {
-        next_offset: changes.next_offset,
-        last_event: changes.last_event,
-        dead_letters: changes.dead_letter_count,
-        next_key,
-    };
-    put(redo, &layout::partition_key(partition), place.to_value());
-    for (resource, counters) in &changes.counters {
-        let key = layout::counters_key(partition, *resource);
-        put(redo, &key, layout::counters_value(counters));
-    }
-    for (resource, user, toggles) in &changes.toggles {
-        let key = layout::toggles_key(partition, *resource, user);
-        match toggles.to_bits() {
-            0 => redo.put(&key, None),
-            bits => put(redo, &key, vec![bits]),
-        }
-    }
-    for chunk in
-        keys.chunk_by(|(a, _), (b, _)| a / layout::KEYS_PER_CHUNK == b / layout::KEYS_PER_CHUNK)
-    {
-        let Some((first, _)) = chunk.first() else {
-            continue;
-        };
-        let mut value = first.to_le_bytes().to_vec();
-        chunk
-            .iter()
-            .for_each(|(_, key)| value.extend_from_slice(&key.to_bytes()));
-        put(
-            redo,
-            &layout::chunk_key(partition, *first, key_count),
-            value,
-        );
-    }
-    for letter in &changes.dead_letters {
-        let key = layout::dead_letter_key(partition, letter.position.offset);
-        put(redo, &key, layout::dead_letter_value(letter));
-    }
-    *done = changes.next_offset;
-}
-
 /// Writes checkpoints in time until the projector stops; the last one is the stopper's.
 pub(crate) fn run(shared: &Shared) {
     // While the workers finish a clean stop they may still need checkpoints to go on.
@@ -341,8 +293,8 @@ pub(crate) fn run(shared: &Shared) {
             *wanted = false;
         }
         // What failed is tried again in time, not at every batch.
-        let many =
-            checkpointer.unwritten() == 0 && shared.changed() >= shared.options.checkpoint_changes;
+        let many = checkpointer.unwritten() == 0
+            && (shared.changed() >= shared.options.checkpoint_changes || shared.memory_is_short());
         if over() || (Instant::now() < due && !many) {
             continue;
         }

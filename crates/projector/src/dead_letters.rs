@@ -176,8 +176,7 @@ fn visit_stored(
         if matches!(ended, Ok(true)) {
             return Ok(());
         }
-        let why = "there is enough".to_owned();
-        Err(StoreError { doing: "scan", why })
+        Err(StoreError::ended("there is enough"))
     });
     match (ended, scanned) {
         (Ok(true), scanned) => scanned.map(|()| true).map_err(StateError::Store),

@@ -7,6 +7,7 @@ use tally_domain::{Counters, Digest, Offset, Partition, Resource, Toggles, UserI
 
 use crate::error::StateError;
 use crate::shared::{Shared, Slot};
+use crate::store::values::{Entry, EntryValue, entries};
 use crate::store::{StoreError, layout};
 
 /// The whole state.
@@ -79,19 +80,22 @@ fn add_partition(
         dump.dead_letters += state.dead_letter_count();
     }
     if !slot.all_in_memory.load(Ordering::Relaxed) {
-        scan(shared, b'c', partition, |key, value| {
-            let (resource, _) = layout::resource_in(key)?;
-            counters
-                .entry(resource)
-                .or_insert(layout::counters_from(value)?);
-            Ok(())
-        })?;
-        scan(shared, b't', partition, |key, value| {
-            let (resource, user) = layout::resource_in(key)?;
-            let user = layout::user_in(user)?;
-            toggles
-                .entry((resource, user))
-                .or_insert(layout::toggles_from(value)?);
+        scan(shared, layout::VALUES, partition, |value| {
+            for entry in entries(value) {
+                let Entry {
+                    resource, value, ..
+                } = entry?;
+                match value {
+                    EntryValue::Counters(stored) => {
+                        counters.entry(resource).or_insert(stored);
+                    }
+                    EntryValue::Toggles(user, stored) => {
+                        let user = UserId::new(user)
+                            .map_err(|error| StateError::Damaged(error.to_string()))?;
+                        toggles.entry((resource, user)).or_insert(stored);
+                    }
+                }
+            }
             Ok(())
         })?;
     }
@@ -109,18 +113,18 @@ fn scan(
     shared: &Shared,
     kind: u8,
     partition: Partition,
-    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>,
+    mut visit: impl FnMut(&[u8]) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
     let mut damage = None;
     let scanned = shared
         .store
         .scan(&layout::prefix(kind, partition), &mut |key, sealed| {
             layout::open(key, sealed)
-                .and_then(|value| visit(key, value))
+                .and_then(&mut visit)
                 .map_err(|error| {
                     let why = error.to_string();
                     damage = Some(error);
-                    StoreError { doing: "scan", why }
+                    StoreError::ended(why)
                 })
         });
     match damage {

@@ -34,6 +34,13 @@ pub struct Identity {
     pub key_count: u32,
     /// How far an event's time may lie past the append time, in milliseconds.
     pub max_ahead_millis: u64,
+    /// The version of the store's layout; the first one did not say so.
+    #[serde(default = "first_layout")]
+    pub layout: u32,
+}
+
+fn first_layout() -> u32 {
+    1
 }
 
 /// What to do with state of an [`Identity`].
@@ -41,7 +48,7 @@ pub struct Identity {
 pub enum Fit {
     /// Use it.
     Ours,
-    /// Another fold made it: it is set aside and rebuilt from the log.
+    /// Another fold made it, or it has another layout: it is set aside and rebuilt from the log.
     OtherFold,
 }
 
@@ -56,6 +63,7 @@ impl Identity {
             key_millis: rules.key_millis,
             key_count: rules.key_count,
             max_ahead_millis: rules.max_ahead_millis,
+            layout: layout::VERSION,
         }
     }
 
@@ -260,7 +268,7 @@ fn restore(
     let mut state = PartitionState::new(partition, identity.partitions, Rules::CURRENT);
     let key = layout::partition_key(partition);
     let Some(sealed) = store.get(&key)? else {
-        for kind in [b'c', b't', b'k', b'd'] {
+        for kind in [layout::VALUES, b'k', b'd'] {
             if holds_any(store, &layout::prefix(kind, partition))? {
                 let what = format!("the place in the log of partition {partition} is missing");
                 return Err(StateError::Damaged(what));
@@ -276,10 +284,7 @@ fn restore(
             Ok(chunk) => chunks.push(chunk),
             Err(error) => {
                 damage = Some(error);
-                return Err(StoreError {
-                    doing: "scan",
-                    why: "damaged".to_owned(),
-                });
+                return Err(StoreError::ended("damaged"));
             }
         }
         Ok(())
@@ -319,10 +324,7 @@ fn holds_any(store: &dyn Store, prefix: &[u8]) -> Result<bool, StateError> {
     let mut any = false;
     let scanned = store.scan(prefix, &mut |_, _| {
         any = true;
-        Err(StoreError {
-            doing: "scan",
-            why: "the first key is enough".to_owned(),
-        })
+        Err(StoreError::ended("the first key is enough"))
     });
     if any {
         return Ok(true);

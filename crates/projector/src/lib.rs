@@ -3,9 +3,12 @@
 //! Nothing here knows HTTP. In reading order:
 //!
 //! - [`projector`]: the handle that everything else holds; start here
+//! - [`options`]: how it runs
 //! - [`worker`]: the loop that reads, folds and completes waiters
+//! - `loader`: values that memory lacks, read beside the fold
 //! - [`waiters`]: who waits for which event or position, and how they are told
 //! - [`checkpoint`]: changed values and next offsets written down as one crash-atomic unit
+//! - `collect`: what of the state a checkpoint writes
 //! - [`redo`]: the checksummed file that makes it so
 //! - [`store`]: the narrow trait behind which sled stands, and what is written there
 //! - [`identity`]: whose state this is, and when it must not be used
@@ -17,12 +20,15 @@
 
 pub mod aside;
 pub mod checkpoint;
+mod collect;
 pub mod dead_letters;
 pub mod dump;
 pub mod error;
 pub mod export;
 pub mod identity;
+mod loader;
 pub mod metrics;
+pub mod options;
 pub mod projector;
 pub mod redo;
 mod shared;
@@ -33,6 +39,7 @@ pub mod worker;
 pub use checkpoint::CheckpointReport;
 pub use dump::StateDump;
 pub use error::{OpenError, StateError};
-pub use projector::{Options, PartitionStatus, Projector, Status, View};
+pub use options::Options;
+pub use projector::{PartitionStatus, Projector, Status, View};
 pub use store::StoreError;
 pub use waiters::{EventFate, Mailbox, MailboxTask, TooManyWaiters};

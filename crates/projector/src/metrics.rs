@@ -23,7 +23,7 @@ pub struct Metrics {
     pub(crate) to_export: IntGauge,
     pub(crate) last_progress: IntGauge,
     pub(crate) changed_values: IntGauge,
-    pub(crate) values_in_memory: IntGauge,
+    pub(crate) memory: IntGauge,
     pub(crate) checkpoint: CheckpointMetrics,
     pub(crate) rebuilds: IntCounterVec,
 }
@@ -135,9 +135,9 @@ impl Metrics {
                 "tally_projector_changed_values",
                 "Values that wait for the next checkpoint.",
             )?,
-            values_in_memory: declare.gauge(
-                "tally_projector_values_in_memory",
-                "Counters and toggles in memory; the others are in the store alone.",
+            memory: declare.gauge(
+                "tally_projector_memory_bytes",
+                "Memory of counters, toggles and remembered keys; the other values are in the store alone.",
             )?,
             checkpoint: CheckpointMetrics::register(&declare)?,
             rebuilds: declare.counter_by(

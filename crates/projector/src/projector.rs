@@ -20,45 +20,13 @@ use crate::checkpoint::{CheckpointReport, Checkpointer};
 use crate::dump::{self, StateDump};
 use crate::error::{OpenError, StateError};
 use crate::export::Bell;
+use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
+use crate::options::Options;
 use crate::shared::{Shared, Slot};
-use crate::store::{OpenStore, SledStore, Store, StoreError};
+use crate::store::{OpenStore, SledStore, Store, StoreError, values};
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
 use crate::{identity, worker};
-
-/// How the projector runs. None of it changes what the fold decides.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Threads that fold; each has its own partitions. At least 1.
-    pub workers: usize,
-    /// The longest time between two checkpoints while something changes.
-    pub checkpoint_interval: Duration,
-    /// How many changed values bring a checkpoint before its time; at four times as many the
-    /// fold waits for it.
-    pub checkpoint_changes: usize,
-    /// sled's page cache, in bytes; it takes several times as much memory.
-    pub sled_cache_bytes: u64,
-    /// How many requests may wait for the fold at once.
-    pub max_waiters: usize,
-    /// How many values (resources' counters, users' toggles on them) stay in memory after a
-    /// checkpoint. With more, those that are written down are dropped, and asked of the store when
-    /// next needed. One takes about 100 bytes.
-    pub max_values_in_memory: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            workers: (cores / 2).max(1),
-            checkpoint_interval: Duration::from_secs(5),
-            checkpoint_changes: 250_000,
-            sled_cache_bytes: 64 << 20,
-            max_waiters: 65_536,
-            max_values_in_memory: 4_000_000,
-        }
-    }
-}
 
 /// One resource and one user, as of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,16 +64,18 @@ pub struct Status {
     pub started_at: Vec<Offset>,
     /// The log's head at the start.
     pub head_at_start: Vec<Offset>,
-    /// Why the projector has stopped, where it has.
+    /// Why the projector has stopped, or some of it, where it has.
     pub failure: Option<String>,
+    /// Whether it has, and another start repairs it: what is damaged is then rebuilt from the log.
+    pub restart: bool,
     /// How many requests wait.
     pub waiters: usize,
     /// When a checkpoint finished last.
     pub last_checkpoint: Option<Instant>,
     /// How many values wait for the next checkpoint.
     pub changed: usize,
-    /// How many values are in memory: resources' counters, and users' toggles on them.
-    pub in_memory: usize,
+    /// How much memory counters, toggles and remembered keys take, in bytes.
+    pub memory: usize,
 }
 
 /// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
@@ -156,10 +126,11 @@ impl Projector {
             .map(PartitionState::next_offset)
             .collect();
         let slots = opened.partitions.into_iter().map(|state| Slot {
+            memory: AtomicUsize::new(state.memory()),
+            keys_memory: AtomicUsize::new(state.keys().bytes()),
             next_offset: AtomicU64::new(state.next_offset()),
             changed: AtomicUsize::new(0),
             dead_letters: AtomicU64::new(state.dead_letter_count()),
-            in_memory: AtomicUsize::new(0),
             all_in_memory: AtomicBool::new(opened.empty),
             state: Mutex::new(state),
         });
@@ -167,6 +138,7 @@ impl Projector {
             slots: slots.collect(),
             waiters: Waiters::new(log.identity().partitions, options.max_waiters),
             store: opened.store,
+            buckets: values::buckets_each(log.identity().partitions),
             metrics,
             checkpointer: Checkpointer::new(
                 storage,
@@ -236,7 +208,7 @@ impl Projector {
                 // The thread that writes may be the one that ended.
                 shared.checkpointer.give_up();
                 let why = format!("the thread {named} panicked; the service's log has the cause");
-                shared.fail(&[], why);
+                shared.fail(&[], why, true);
             }
             shared.thread_ended();
         };
@@ -322,9 +294,26 @@ impl Projector {
             .shared
             .slot(number)
             .ok_or(StateError::NoSuchPartition(number))?;
-        let state = slot.state.lock();
-        let read = state.read(resource, user, &self.shared.backing(number, slot));
-        let (counters, toggles) = self.shared.noted(read)?;
+        let mut state = slot.state.lock();
+        let mut read = state.read(resource, user, &slot.at_hand());
+        while read.is_err() {
+            let mut wanted = Wanted::default();
+            wanted.add(&state, resource, user, true);
+            let sweeps = state.sweeps();
+            // The fold must not wait for the store.
+            drop(state);
+            let loaded = self.shared.noted(wanted.load(&self.shared, number))?;
+            state = slot.state.lock();
+            // A value that was dropped meanwhile may have changed before. Sweeps are rare.
+            if state.sweeps() == sweeps {
+                read = state.read(resource, user, &AtHand::Loaded(&loaded));
+                if let (Ok((counters, toggles)), false) = (read, self.shared.memory_is_short()) {
+                    state.keep_read(resource, user, counters, toggles);
+                    slot.note(&state);
+                }
+            }
+        }
+        let (counters, toggles) = read.unwrap_or_default();
         let newest = state.next_offset().checked_sub(1);
         Ok(View {
             counters: counters.unwrap_or_default(),
@@ -348,6 +337,7 @@ impl Projector {
                 dead_letters: slot.dead_letters.load(Ordering::Relaxed),
             })
             .collect();
+        let failure = shared.failure();
         let mut both = partitions.iter().zip(&shared.head_at_start);
         let progress = Duration::from_millis(shared.progress_millis.load(Ordering::Relaxed));
         Status {
@@ -356,11 +346,12 @@ impl Projector {
             last_progress: shared.started + progress,
             started_at: shared.started_at.clone(),
             head_at_start: shared.head_at_start.clone(),
-            failure: shared.failure(),
+            restart: failure.as_ref().is_some_and(|failure| failure.restart),
+            failure: failure.map(|failure| failure.why),
             waiters: shared.waiters.count(),
             last_checkpoint: shared.checkpointer.last(),
             changed: shared.changed(),
-            in_memory: shared.in_memory(),
+            memory: shared.memory(),
         }
     }
 
@@ -393,8 +384,8 @@ impl Projector {
             .waiters
             .set(i64::try_from(status.waiters).unwrap_or(i64::MAX));
         metrics
-            .values_in_memory
-            .set(i64::try_from(status.in_memory).unwrap_or(i64::MAX));
+            .memory
+            .set(i64::try_from(status.memory).unwrap_or(i64::MAX));
         metrics
             .changed_values
             .set(i64::try_from(status.changed).unwrap_or(i64::MAX));
@@ -465,7 +456,7 @@ impl Projector {
         drop(running);
         let written = self.checkpoint();
         if let Some(why) = self.shared.failure() {
-            return Err(StateError::Failed(why));
+            return Err(StateError::Failed(why.why));
         }
         written?;
         let stop_at = self.shared.stop_at.get().into_iter().flatten();

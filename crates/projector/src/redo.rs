@@ -76,13 +76,21 @@ impl Redo {
     /// The whole file.
     #[must_use]
     pub fn to_file(&self) -> Vec<u8> {
-        let mut file = self.bytes.clone();
-        if let Some(length) = file.get_mut(MAGIC.len()..HEADER) {
-            length.copy_from_slice(&self.byte_len().to_le_bytes());
-        }
-        let check = blake3::hash(&file);
-        file.extend_from_slice(check.as_bytes());
-        file
+        let (header, check) = self.ends();
+        let puts = self.bytes.get(HEADER..).unwrap_or_default();
+        [&header, puts, &check].concat()
+    }
+
+    /// What stands in the file before the puts, and after.
+    fn ends(&self) -> ([u8; HEADER], [u8; 32]) {
+        let mut header = [0; HEADER];
+        let (magic, length) = header.split_at_mut(MAGIC.len());
+        magic.copy_from_slice(MAGIC);
+        length.copy_from_slice(&self.byte_len().to_le_bytes());
+        let mut check = blake3::Hasher::new();
+        check.update(&header);
+        check.update(self.bytes.get(HEADER..).unwrap_or_default());
+        (header, *check.finalize().as_bytes())
     }
 
     /// From the whole file; `None` where it is not one, whole.
@@ -198,7 +206,14 @@ impl<'a> RedoFile<'a> {
             self.storage.remove(&draft).map_err(&failed)?;
         }
         let file = self.storage.create(&draft).map_err(&failed)?;
-        file.write_all_at(&redo.to_file(), 0).map_err(&failed)?;
+        // In parts, as a copy of the whole takes as much memory again.
+        let (header, check) = redo.ends();
+        let puts = redo.bytes.get(HEADER..).unwrap_or_default();
+        let mut at = 0;
+        for part in [header.as_slice(), puts, &check] {
+            file.write_all_at(part, at).map_err(&failed)?;
+            at += u64::try_from(part.len()).unwrap_or(0);
+        }
         file.sync_data().map_err(&failed)?;
         self.storage.rename(&draft, &self.path()).map_err(&failed)?;
         self.storage.sync_dir(self.dir).map_err(&failed)

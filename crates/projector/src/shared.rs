@@ -5,17 +5,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
-use tally_domain::{
-    Backing, Counters, Offset, Partition, PartitionState, Resource, Toggles, UserId,
-};
+use tally_domain::{Offset, Partition, PartitionState};
 use tally_log::EventLog;
 
 use crate::checkpoint::Checkpointer;
-use crate::error::StateError;
+use crate::error::{StateError, with_causes};
 use crate::export::Bell;
+use crate::loader::AtHand;
 use crate::metrics::Metrics;
-use crate::projector::Options;
-use crate::store::{Store, layout};
+use crate::options::Options;
+use crate::store::{Store, StoreError, layout, values};
 use crate::waiters::Waiters;
 
 /// One partition's state, and what others may see of it without its lock.
@@ -25,12 +24,25 @@ pub(crate) struct Slot {
     pub(crate) next_offset: AtomicU64,
     pub(crate) changed: AtomicUsize,
     pub(crate) dead_letters: AtomicU64,
-    /// How many values are in memory.
-    pub(crate) in_memory: AtomicUsize,
+    /// How much memory its values and its remembered keys take, in bytes.
+    pub(crate) memory: AtomicUsize,
+    /// The keys' part of it.
+    pub(crate) keys_memory: AtomicUsize,
     /// Whether the store held nothing of this partition when it was opened, and nothing was
     /// dropped from memory since: then what is not in memory is nowhere. Changed under the
     /// state's lock while no checkpoint runs.
     pub(crate) all_in_memory: AtomicBool,
+}
+
+/// How many places of a partition's tables are gone over while its lock is held.
+const SWEEP_PLACES: usize = 4_096;
+
+/// Why the projector has stopped, or some of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) why: String,
+    /// Whether another start repairs it.
+    pub(crate) restart: bool,
 }
 
 /// What workers, checkpointer and handle share.
@@ -38,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) store: Box<dyn Store>,
+    /// How many buckets of values each partition has in the store.
+    pub(crate) buckets: u32,
     pub(crate) waiters: Waiters,
     pub(crate) metrics: Metrics,
     pub(crate) options: Options,
@@ -51,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) progress_millis: AtomicU64,
     pub(crate) started_at: Vec<Offset>,
     pub(crate) head_at_start: Vec<Offset>,
-    pub(crate) failure: Mutex<Option<String>>,
+    pub(crate) failure: Mutex<Option<Failure>>,
     /// How many threads run.
     pub(crate) running: Mutex<usize>,
     pub(crate) ended: Condvar,
@@ -62,13 +76,15 @@ impl Shared {
         self.slots.get(usize::try_from(partition).ok()?)
     }
 
-    pub(crate) fn backing<'a>(&'a self, partition: Partition, slot: &Slot) -> StoreBacking<'a> {
-        let store = if slot.all_in_memory.load(Ordering::Relaxed) {
-            None
-        } else {
-            Some(self.store.as_ref())
+    /// The value of a bucket in the store, without its checksum; empty where there is none.
+    pub(crate) fn bucket(&self, partition: Partition, bucket: u32) -> Result<Vec<u8>, StateError> {
+        let key = values::bucket_key(partition, bucket);
+        let Some(mut sealed) = self.store.get(&key)? else {
+            return Ok(Vec::new());
         };
-        StoreBacking { store, partition }
+        let length = layout::open(&key, &sealed)?.len();
+        sealed.truncate(length);
+        Ok(sealed)
     }
 
     pub(crate) fn progressed(&self) {
@@ -77,15 +93,20 @@ impl Shared {
     }
 
     /// Says for good why numbers will no longer move, and lets the waiters of `partitions` go.
-    pub(crate) fn fail(&self, partitions: &[Partition], why: String) {
+    pub(crate) fn fail(&self, partitions: &[Partition], why: String, restart: bool) {
         tracing::error!(why, ?partitions, "the projector has stopped, or some of it");
-        self.failure.lock().get_or_insert(why);
+        let mut failure = self.failure.lock();
+        match failure.as_mut() {
+            Some(failure) => failure.restart |= restart,
+            None => *failure = Some(Failure { why, restart }),
+        }
+        drop(failure);
         for partition in partitions {
             self.waiters.abandon(*partition);
         }
     }
 
-    pub(crate) fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<Failure> {
         self.failure.lock().clone()
     }
 
@@ -97,24 +118,55 @@ impl Shared {
             .saturating_add(self.checkpointer.unwritten())
     }
 
-    pub(crate) fn in_memory(&self) -> usize {
-        self.slots
-            .iter()
-            .map(|slot| slot.in_memory.load(Ordering::Relaxed))
-            .sum()
+    /// How much memory values and remembered keys take, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let memory = |slot: &Slot| slot.memory.load(Ordering::Relaxed);
+        self.slots.iter().map(memory).sum()
     }
 
-    /// Drops from memory what the store has, where there is too much. Only after a checkpoint was
-    /// written whole, and before the next one begins: what is unchanged is in the store then.
-    pub(crate) fn forget_written(&self) {
-        if self.in_memory() <= self.options.max_values_in_memory {
+    /// The budget: at least a quarter of it is the values', however many keys are remembered.
+    fn budget(&self) -> usize {
+        let keys = |slot: &Slot| slot.keys_memory.load(Ordering::Relaxed);
+        let keys = self.slots.iter().map(keys).sum::<usize>();
+        self.options
+            .memory
+            .max(keys.saturating_add(self.options.memory / 4))
+    }
+
+    /// Whether values shall be dropped.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.memory() > self.budget() / 8 * 7
+    }
+
+    /// Whether the fold has to wait until some are.
+    pub(crate) fn memory_is_full(&self) -> bool {
+        self.memory() > self.budget()
+    }
+
+    /// Drops from memory what the store has and nobody used lately, where there is too much. Only
+    /// while no checkpoint is under way and none failed: what is unchanged is in the store then. No
+    /// partition's lock is held for long.
+    pub(crate) fn drop_unused(&self) {
+        if !self.memory_is_short() {
             return;
         }
+        let target = self.budget() / 4 * 3;
+        let places = self.slots.iter().map(|slot| slot.state.lock().places());
+        // The first turn takes the marks of use away.
+        let steps = 3 * (places.max().unwrap_or(0) / SWEEP_PLACES + 1);
+        for _ in 0..steps {
+            for slot in &self.slots {
+                let mut state = slot.state.lock();
+                slot.all_in_memory.store(false, Ordering::Relaxed);
+                state.sweep(SWEEP_PLACES);
+                slot.note(&state);
+            }
+            if self.memory() <= target {
+                break;
+            }
+        }
         for slot in &self.slots {
-            let mut state = slot.state.lock();
-            slot.all_in_memory.store(false, Ordering::Relaxed);
-            state.forget_unchanged();
-            slot.in_memory.store(state.in_memory(), Ordering::Relaxed);
+            slot.state.lock().shrink();
         }
     }
 
@@ -130,59 +182,49 @@ impl Shared {
         self.checkpointer.wake();
     }
 
-    /// Where the state turns out to be damaged, sees to it that the next start brings it back.
+    /// Where the state turns out to be damaged, sees to it that the next start brings it back, and
+    /// says that there must be one.
     pub(crate) fn noted<T>(&self, result: Result<T, StateError>) -> Result<T, StateError> {
-        if let Err(StateError::Damaged(what)) = &result {
-            self.checkpointer.mark_damaged(what);
+        if let Err(error) = &result {
+            let what = match error {
+                StateError::Damaged(what) => Some(what.clone()),
+                StateError::Store(StoreError {
+                    doing,
+                    why,
+                    damage: true,
+                }) => Some(format!("{doing}: {why}")),
+                StateError::Store(_)
+                | StateError::Redo { .. }
+                | StateError::NoSuchPartition(_)
+                | StateError::TimedOut(_)
+                | StateError::Failed(_) => None,
+            };
+            if let Some(what) = &what {
+                self.checkpointer.mark_damaged(what);
+            }
+            if what.is_some() || matches!(error, StateError::Store(_)) {
+                let why = format!("{}; restart to recover", with_causes(error));
+                self.fail(&[], why, true);
+            }
         }
         result
     }
 }
 
-/// The store, as the fold sees it.
-pub(crate) struct StoreBacking<'a> {
-    store: Option<&'a dyn Store>,
-    partition: Partition,
-}
-
-impl StoreBacking<'_> {
-    fn get<T>(
-        &self,
-        key: &[u8],
-        read: impl FnOnce(&[u8]) -> Result<T, StateError>,
-    ) -> Result<Option<T>, StateError> {
-        let Some(sealed) = self
-            .store
-            .map(|store| store.get(key))
-            .transpose()?
-            .flatten()
-        else {
-            return Ok(None);
-        };
-        layout::open(key, &sealed).and_then(read).map(Some)
-    }
-}
-
-impl Backing for StoreBacking<'_> {
-    type Error = StateError;
-
-    fn counters(&self, resource: Resource) -> Result<Option<Counters>, StateError> {
-        if self.store.is_none() {
-            return Ok(None);
-        }
-        self.get(
-            &layout::counters_key(self.partition, resource),
-            layout::counters_from,
-        )
+impl Slot {
+    /// Shows others what the state takes.
+    pub(crate) fn note(&self, state: &PartitionState) {
+        self.memory.store(state.memory(), Ordering::Relaxed);
+        self.keys_memory
+            .store(state.keys().bytes(), Ordering::Relaxed);
     }
 
-    fn toggles(&self, resource: Resource, user: &UserId) -> Result<Option<Toggles>, StateError> {
-        if self.store.is_none() {
-            return Ok(None);
+    /// What can be had of the partition without waiting. To be called under the state's lock.
+    pub(crate) fn at_hand(&self) -> AtHand<'static> {
+        if self.all_in_memory.load(Ordering::Relaxed) {
+            AtHand::AllInMemory
+        } else {
+            AtHand::InMemory
         }
-        self.get(
-            &layout::toggles_key(self.partition, resource, user),
-            layout::toggles_from,
-        )
     }
 }

@@ -156,6 +156,8 @@ enum Doing {
     CheckpointAndForget,
     /// Drop from memory what is unchanged, in between.
     Forget,
+    /// Drop some of what is unchanged and not used lately.
+    Sweep(usize),
     /// Die with the changes taken but not written.
     CrashInCheckpoint,
     /// Die.
@@ -169,10 +171,16 @@ fn doings() -> impl Strategy<Value = Vec<Doing>> {
         3 => Just(Doing::Checkpoint),
         2 => Just(Doing::CheckpointAndForget),
         1 => Just(Doing::Forget),
+        3 => (1usize..20).prop_map(Doing::Sweep),
         1 => Just(Doing::CrashInCheckpoint),
         2 => Just(Doing::Crash),
     ];
     vec(doing, 1..40)
+}
+
+/// How many values are in memory.
+fn in_memory(state: &PartitionState) -> usize {
+    state.counters().count() + state.toggles().count()
 }
 
 /// A server's life: what is in memory, what is written down.
@@ -206,7 +214,7 @@ impl Life<'_> {
         let Some((line, expected)) = self.log.iter().zip(self.expected).nth(place) else {
             return Ok(());
         };
-        let seen = |state: &PartitionState| (digest(state), state.changed(), state.in_memory());
+        let seen = |state: &PartitionState| (digest(state), state.changed(), in_memory(state));
         let before = seen(&self.state);
         let reader = self.written.reader(Some(answers));
         match self.state.apply(line.record(), &reader) {
@@ -234,13 +242,10 @@ impl Life<'_> {
             Doing::CheckpointAndForget => {
                 self.checkpoint();
                 self.state.forget_unchanged();
-                prop_assert_eq!(self.state.in_memory(), 0);
+                prop_assert_eq!(in_memory(&self.state), 0);
             }
-            Doing::Forget => {
-                self.state.forget_unchanged();
-                let held = self.state.counters().count() + self.state.toggles().count();
-                prop_assert_eq!(self.state.in_memory(), held);
-            }
+            Doing::Forget => self.state.forget_unchanged(),
+            Doing::Sweep(places) => self.state.sweep(places),
             Doing::CrashInCheckpoint => {
                 self.state.take_changes();
                 self.state = self.written.restored(self.scene);

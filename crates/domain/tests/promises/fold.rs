@@ -83,7 +83,6 @@ proptest! {
             })
             .collect();
         prop_assert_eq!(&toggles, &model.toggles());
-        prop_assert_eq!(state.in_memory(), state.counters().count() + state.toggles().count());
 
         // A counter is the number of users with the toggle set, counted from the fold's own toggles.
         for (resource, counters) in state.counters() {

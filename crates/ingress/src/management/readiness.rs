@@ -224,10 +224,11 @@ mod tests {
             started_at: vec![0; next.len()],
             head_at_start: head_at_start.to_vec(),
             failure: None,
+            restart: false,
             waiters: 0,
             last_checkpoint: None,
             changed: 0,
-            in_memory: 0,
+            memory: 0,
         }
     }
 

@@ -5,23 +5,25 @@
 //! | `i` | the state's [identity](crate::identity), JSON |
 //! | `b`, `e` | the number of the last checkpoint (u64): `b` is its first put, `e` its last |
 //! | `p` partition | next offset, last event's offset + 1 (0: none) and id, dead letters, next key sequence |
-//! | `c` partition type id | five counters |
-//! | `t` partition type id user | one byte of toggles; absent when nothing is set |
+//! | `v` partition bucket | [counters and toggles](super::values), packed; absent where there are none |
 //! | `k` partition slot | sequence of the first key, then 1 to 256 remembered keys |
 //! | `d` partition offset | a dead letter, JSON |
 //!
 //! Integers in keys are big endian, so that keys sort as their parts do; in values little endian.
-//! partition and slot are u32, type u8, id, offset and counters u64. Every value ends in the
+//! partition, bucket and slot are u32, offset u64. Every value ends in the
 //! CRC-32C of key and value (u32 LE), since what a cache gives back must not be taken on trust.
 
 use tally_domain::dead_letter::DeadLetterReason;
 use tally_domain::remembered::RememberedKey;
-use tally_domain::{
-    Counters, DeadLetter, EventId, Offset, Partition, Position, Resource, ResourceType, Toggles,
-    UserId,
-};
+use tally_domain::{DeadLetter, EventId, Offset, Partition, Position};
 
 use crate::error::StateError;
+
+/// The version of all this. State of another version is rebuilt from the log.
+pub const VERSION: u32 = 2;
+
+/// The kind of the keys of counters and toggles.
+pub const VALUES: u8 = b'v';
 
 /// How many remembered keys stand in one value.
 pub const KEYS_PER_CHUNK: u64 = 256;
@@ -72,31 +74,10 @@ pub fn prefix(kind: u8, partition: Partition) -> Vec<u8> {
     key
 }
 
-fn resource_key(kind: u8, partition: Partition, resource: Resource) -> Vec<u8> {
-    let mut key = prefix(kind, partition);
-    key.push(resource.kind.code());
-    key.extend_from_slice(&resource.id.get().to_be_bytes());
-    key
-}
-
 /// The key of a partition's place in the log.
 #[must_use]
 pub fn partition_key(partition: Partition) -> Vec<u8> {
     prefix(b'p', partition)
-}
-
-/// The key of a resource's counters.
-#[must_use]
-pub fn counters_key(partition: Partition, resource: Resource) -> Vec<u8> {
-    resource_key(b'c', partition, resource)
-}
-
-/// The key of a user's toggles.
-#[must_use]
-pub fn toggles_key(partition: Partition, resource: Resource, user: &UserId) -> Vec<u8> {
-    let mut key = resource_key(b't', partition, resource);
-    key.extend_from_slice(user.as_str().as_bytes());
-    key
 }
 
 /// The key of a chunk of remembered keys; `slots` is how many chunks the ring has.
@@ -211,79 +192,6 @@ pub fn number_value(number: u64) -> Vec<u8> {
 pub fn number_from(value: &[u8]) -> Result<u64, StateError> {
     let number = value.try_into().map(u64::from_le_bytes);
     number.map_err(|_| wrong("a checkpoint's number"))
-}
-
-/// Counters as a value.
-#[must_use]
-pub fn counters_value(counters: &Counters) -> Vec<u8> {
-    let Counters {
-        views,
-        likes,
-        shares,
-        bookmarks,
-        comments,
-    } = *counters;
-    let mut value = Vec::with_capacity(44);
-    for count in [views, likes, shares, bookmarks, comments] {
-        value.extend_from_slice(&count.to_le_bytes());
-    }
-    value
-}
-
-/// Counters from a value.
-///
-/// # Errors
-/// [`StateError::Damaged`].
-pub fn counters_from(value: &[u8]) -> Result<Counters, StateError> {
-    let read = || {
-        let mut parts = Parts(value);
-        let counters = Counters {
-            views: parts.u64()?,
-            likes: parts.u64()?,
-            shares: parts.u64()?,
-            bookmarks: parts.u64()?,
-            comments: parts.u64()?,
-        };
-        parts.end().map(|()| counters)
-    };
-    read().ok_or_else(|| wrong("a counters value"))
-}
-
-/// Toggles from a value.
-///
-/// # Errors
-/// [`StateError::Damaged`].
-pub fn toggles_from(value: &[u8]) -> Result<Toggles, StateError> {
-    match value {
-        [bits] => Toggles::from_bits(*bits).ok_or_else(|| wrong("a toggles value")),
-        _ => Err(wrong("a toggles value")),
-    }
-}
-
-/// The resource in a counters or toggles key, and what follows it (a toggles key's user).
-///
-/// # Errors
-/// [`StateError::Damaged`].
-pub fn resource_in(key: &[u8]) -> Result<(Resource, &[u8]), StateError> {
-    let read = || {
-        let mut parts = Parts(key.get(5..)?);
-        let [kind] = parts.array::<1>()?;
-        let id = u64::from_be_bytes(*parts.array::<8>()?);
-        let resource = Resource::new(ResourceType::from_code(*kind)?, id).ok()?;
-        Some((resource, parts.0))
-    };
-    read().ok_or_else(|| wrong("a resource's key"))
-}
-
-/// The user in what follows the resource in a toggles key.
-///
-/// # Errors
-/// [`StateError::Damaged`].
-pub fn user_in(rest: &[u8]) -> Result<UserId, StateError> {
-    std::str::from_utf8(rest)
-        .ok()
-        .and_then(|user| UserId::new(user).ok())
-        .ok_or_else(|| wrong("a toggles key"))
 }
 
 /// Remembered keys from a chunk's value, with their sequences.

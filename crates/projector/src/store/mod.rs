@@ -5,6 +5,7 @@
 
 pub mod layout;
 mod sled;
+pub mod values;
 
 use std::path::Path;
 
@@ -18,6 +19,8 @@ pub struct StoreError {
     pub doing: &'static str,
     /// What the store said.
     pub why: String,
+    /// Whether it says that what the store holds can't be trusted: it panicked, or found damage.
+    pub damage: bool,
 }
 
 impl StoreError {
@@ -29,6 +32,17 @@ impl StoreError {
         Self {
             doing: Self::LOCK,
             why,
+            damage: false,
+        }
+    }
+
+    /// A scan that its visitor ended.
+    #[must_use]
+    pub(crate) fn ended(why: impl Into<String>) -> Self {
+        Self {
+            doing: "scan",
+            why: why.into(),
+            damage: false,
         }
     }
 

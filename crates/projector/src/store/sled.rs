@@ -52,11 +52,18 @@ fn guarded<T>(
     match std::panic::catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| StoreError {
             doing,
+            damage: match &error {
+                sled::Error::Corruption { .. }
+                | sled::Error::ReportableBug(_)
+                | sled::Error::CollectionNotFound(_) => true,
+                sled::Error::Io(_) | sled::Error::Unsupported(_) => false,
+            },
             why: error.to_string(),
         }),
         Err(_) => Err(StoreError {
             doing,
             why: "sled panicked".to_owned(),
+            damage: true,
         }),
     }
 }

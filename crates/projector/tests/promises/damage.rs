@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tally_domain::InteractionType;
+use tally_domain::{InteractionType, Resource};
 use tally_projector::redo::Redo;
-use tally_projector::store::{SledStore, Store as _, layout};
+use tally_projector::store::{SledStore, Store as _, values};
 use tally_projector::{OpenError, StateError};
 
 use crate::common::{
@@ -99,6 +99,13 @@ fn a_damaged_redo_file_is_not_put_and_not_ignored() {
     assert!(try_open(&log, dir.path()).is_ok());
 }
 
+/// The key of the bucket with a resource's counters.
+fn counters_in(log: &MemoryLog, resource: Resource) -> Vec<u8> {
+    let partitions = log.identity.partitions;
+    let bucket = values::EntryKey::counters(resource).bucket(values::buckets_each(partitions));
+    values::bucket_key(resource.partition(partitions), bucket)
+}
+
 fn damage_value(dir: &Path, key: &[u8]) {
     let store = SledStore::open(&dir.join("sled"), 1 << 20).unwrap();
     let mut value = store.get(key).unwrap().unwrap();
@@ -113,8 +120,7 @@ fn damage_value(dir: &Path, key: &[u8]) {
 fn damage_that_the_fold_meets_is_rebuilt() {
     let (log, dir) = written();
     let view = event(1, 3, InteractionType::View, None);
-    let partition = view.resource.partition(log.identity.partitions);
-    damage_value(dir.path(), &layout::counters_key(partition, view.resource));
+    damage_value(dir.path(), &counters_in(&log, view.resource));
     let opening = Opening::default();
     let projector = opening.open(&log, dir.path());
     catch_up(&projector);
@@ -136,13 +142,14 @@ fn damage_that_the_fold_meets_is_rebuilt() {
 fn damage_that_an_answer_meets_is_rebuilt_or_refused() {
     for cut in [false, true] {
         let (log, dir) = written();
-        let partition = resource(3).partition(log.identity.partitions);
-        damage_value(dir.path(), &layout::counters_key(partition, resource(3)));
+        damage_value(dir.path(), &counters_in(&log, resource(3)));
         let projector = open(&log, dir.path());
         let read = projector.read(resource(3), &user(1));
         assert!(matches!(read, Err(StateError::Damaged(_))), "{read:?}");
         assert!(projector.read(resource(4), &user(1)).is_ok());
         assert!(matches!(projector.dump(), Err(StateError::Damaged(_))));
+        let status = projector.status();
+        assert!(status.restart && status.failure.unwrap().contains("damaged"));
         drop(projector);
         if cut {
             log.truncate_to_head();
@@ -203,7 +210,7 @@ fn survives_cuts(log: &MemoryLog, dir: &Path, parts: u64, what: &str) {
 #[test]
 fn a_store_that_lost_its_end_after_a_failed_checkpoint_is_not_believed() {
     /// The steps that a checkpoint has outside of the store.
-    const STEPS: usize = 7;
+    const STEPS: usize = 9;
     for step in 0..STEPS {
         let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
         let disk = FaultyDisk::default();
@@ -252,4 +259,55 @@ fn a_store_with_garbage_is_not_believed() {
     let conf = dir.path().join("sled/conf");
     std::fs::write(conf, b"garbage").unwrap();
     survives(&log, dir.path(), "garbage in conf");
+}
+
+/// All files of a store, by their paths in its folder.
+fn files_in(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(files_in(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Protects: any of the store's files missing, empty, cut, or with bytes flipped anywhere: its
+/// snapshot and its settings too.
+#[test]
+fn any_damage_to_any_file_of_the_store_is_survived() {
+    let (log, dir) = written();
+    let files = files_in(&dir.path().join("sled"));
+    assert!(files.len() > 1, "{files:?}");
+    for file in &files {
+        let name = file.strip_prefix(dir.path()).unwrap();
+        let whole = std::fs::read(file).unwrap();
+        let damaged_with = |what: &str, bytes: Option<Vec<u8>>| {
+            let damaged = tempfile::tempdir().unwrap();
+            crate::common::photograph(dir.path(), damaged.path());
+            match bytes {
+                Some(bytes) => std::fs::write(damaged.path().join(name), bytes).unwrap(),
+                None => std::fs::remove_file(damaged.path().join(name)).unwrap(),
+            }
+            let what = format!("{}: {what}", name.display());
+            survives(&log, damaged.path(), &what);
+        };
+        damaged_with("missing", None);
+        damaged_with("empty", Some(Vec::new()));
+        damaged_with("cut", Some(whole[..whole.len() / 2].to_vec()));
+        let mut seed = 42u64;
+        for _ in 0..12 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let Some(at) = (seed >> 33).checked_rem(whole.len() as u64) else {
+                break;
+            };
+            let mut flipped = whole.clone();
+            flipped[usize::try_from(at).unwrap()] ^= 1 << (seed >> 61);
+            damaged_with(&format!("a bit flipped at {at}"), Some(flipped));
+        }
+    }
 }

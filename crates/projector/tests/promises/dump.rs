@@ -46,7 +46,7 @@ fn a_copy_is_a_fold_up_to_its_positions() {
     let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let often = Opening::with(Options {
         checkpoint_changes: 50,
-        max_values_in_memory: 30,
+        memory: 3_000,
         ..options()
     });
     copies_are_folds(&log, &often.open(&log, dir.path()));

@@ -291,7 +291,7 @@ fn a_drop_writes_nothing() {
 fn written_values_leave_memory() {
     let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let small = Opening::with(Options {
-        max_values_in_memory: 50,
+        memory: 10_000,
         ..options()
     });
     let projector = small.open(&log, dir.path());
@@ -302,7 +302,7 @@ fn written_values_leave_memory() {
         log.add_all(&events);
         catch_up(&projector);
         projector.checkpoint().unwrap();
-        assert!(projector.status().in_memory <= 50);
+        assert!(projector.status().memory <= 10_000);
     }
     assert_eq!(projector.dump().unwrap(), folded(&log));
     let unlike = event(3, 7, InteractionType::Unlike, None);
@@ -319,9 +319,9 @@ fn written_values_leave_memory() {
     let projector = open(&log, dir.path());
     log.add_all(&history(0, 300));
     catch_up(&projector);
-    let before = projector.status().in_memory;
+    let before = projector.status().memory;
     projector.checkpoint().unwrap();
-    assert_eq!(projector.status().in_memory, before);
+    assert_eq!(projector.status().memory, before);
 }
 
 /// Protects: when many values changed a checkpoint comes before its time, and when far too many

@@ -138,7 +138,7 @@ pub(crate) struct Projector {
     pub(crate) max_waiters: Whole<1, 10_000_000>,
     pub(crate) checkpoint_interval: Span<10, 3_600_000>,
     pub(crate) checkpoint_changes: Whole<1, 100_000_000>,
-    pub(crate) max_values_in_memory: Whole<1_000, 1_000_000_000>,
+    pub(crate) memory: Size<{ 1 << 20 }, { 64 << 40 }>,
     pub(crate) cache_size: Size<{ 1 << 20 }, { 64 << 30 }>,
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn projector(
         checkpoint_changes: settings.checkpoint_changes.as_usize(),
         sled_cache_bytes: settings.cache_size.get(),
         max_waiters: settings.max_waiters.as_usize(),
-        max_values_in_memory: settings.max_values_in_memory.as_usize(),
+        memory: settings.memory.as_usize(),
     };
     let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
     Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {

@@ -286,6 +286,7 @@ fn broken(doing: &'static str) -> StoreError {
     StoreError {
         doing,
         why: "the disk is gone".to_owned(),
+        damage: false,
     }
 }
 

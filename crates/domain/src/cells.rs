@@ -1,0 +1,142 @@
+//! Values in memory that can be dropped, those first that were not used lately.
+//!
+//! A table with a clock's hand (Corbató's second chance, 1968): the hand goes over the table's
+//! places; a value that was used since it came by last stays for one more turn, one that was not
+//! goes. A value that changed since it was written down last always stays. Each call moves the
+//! hand over a few places only, so that whoever calls holds the partition's lock but shortly.
+
+use std::cell::Cell;
+use std::hash::{BuildHasher as _, Hash};
+
+use hashbrown::{Equivalent, HashTable};
+
+use crate::words::{Resource, UserId};
+
+/// Hashes alike in every process, so that whatever depends on order does so everywhere.
+const HASHER: foldhash::fast::FixedState = foldhash::fast::FixedState::with_seed(0);
+
+/// A value in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Held<K, V> {
+    key: K,
+    pub(crate) value: V,
+    /// Since it was written down last.
+    pub(crate) changed: bool,
+    /// Since the hand came by last.
+    used: Cell<bool>,
+}
+
+/// A key's own memory, beside what stands in the table.
+pub(crate) trait HeldKey: Hash + Eq {
+    fn heap_bytes(&self) -> usize;
+}
+
+impl HeldKey for Resource {
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl HeldKey for (Resource, UserId) {
+    fn heap_bytes(&self) -> usize {
+        self.1.heap_bytes()
+    }
+}
+
+/// A toggles key that is looked up: it hashes as the tuple does.
+#[derive(Hash)]
+pub(crate) struct OfUser<'a>(pub(crate) Resource, pub(crate) &'a UserId);
+
+impl Equivalent<(Resource, UserId)> for OfUser<'_> {
+    fn equivalent(&self, key: &(Resource, UserId)) -> bool {
+        self.0 == key.0 && *self.1 == key.1
+    }
+}
+
+/// The values of one kind.
+#[derive(Debug, Clone)]
+pub(crate) struct Cells<K, V> {
+    table: HashTable<Held<K, V>>,
+    hand: usize,
+    heap_bytes: usize,
+}
+
+impl<K: HeldKey, V> Cells<K, V> {
+    /// What a value is counted as, in bytes: its place, and the places that a table keeps empty.
+    pub(crate) const BYTES: usize = (size_of::<Held<K, V>>() + 1) * 3 / 2;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            table: HashTable::new(),
+            hand: 0,
+            heap_bytes: 0,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.len() * Self::BYTES + self.heap_bytes
+    }
+
+    pub(crate) fn get<Q: Hash + Equivalent<K>>(&self, key: &Q) -> Option<&Held<K, V>> {
+        let same = |held: &Held<K, V>| key.equivalent(&held.key);
+        let held = self.table.find(HASHER.hash_one(key), same)?;
+        held.used.set(true);
+        Some(held)
+    }
+
+    pub(crate) fn get_mut<Q: Hash + Equivalent<K>>(&mut self, key: &Q) -> Option<&mut Held<K, V>> {
+        let same = |held: &Held<K, V>| key.equivalent(&held.key);
+        let held = self.table.find_mut(HASHER.hash_one(key), same)?;
+        held.used.set(true);
+        Some(held)
+    }
+
+    /// Adds a value whose key is not there.
+    pub(crate) fn insert(&mut self, key: K, value: V, changed: bool) {
+        self.heap_bytes += key.heap_bytes();
+        let hash = HASHER.hash_one(&key);
+        let held = Held {
+            key,
+            value,
+            changed,
+            used: Cell::new(true),
+        };
+        self.table
+            .insert_unique(hash, held, |held| HASHER.hash_one(&held.key));
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.table.iter().map(|held| (&held.key, &held.value))
+    }
+
+    /// How many places the hand goes over in one turn.
+    pub(crate) fn places(&self) -> usize {
+        self.table.num_buckets()
+    }
+
+    /// Moves the hand over so many places; whether anything was dropped.
+    pub(crate) fn sweep(&mut self, places: usize) -> bool {
+        let mut dropped = false;
+        for _ in 0..places.min(self.places()) {
+            self.hand = (self.hand + 1) % self.places();
+            let Ok(entry) = self.table.get_bucket_entry(self.hand) else {
+                continue;
+            };
+            let held = entry.get();
+            if !held.changed && !held.used.replace(false) {
+                self.heap_bytes -= held.key.heap_bytes();
+                entry.remove();
+                dropped = true;
+            }
+        }
+        dropped
+    }
+
+    /// Gives memory back where the table is far too large for what is in it.
+    pub(crate) fn shrink(&mut self) {
+        if self.table.capacity() > 4 * self.table.len() + 64 {
+            self.table
+                .shrink_to(self.table.len(), |held| HASHER.hash_one(&held.key));
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Values that the fold needs and memory lacks, read from the store beside the fold.
+//!
+//! A fold worker never waits for the store. Where an event needs a value that is not in memory, the
+//! event is *parked* with all that follow it in its partition, and the worker's loader, a thread of
+//! its own, reads what they need; the other partitions are folded meanwhile. While a partition is
+//! parked nothing changes in it: thus what was read stays true until the fold takes it, whatever
+//! checkpoints are written and whatever is dropped from memory meanwhile.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Receiver, Sender};
+
+use hashbrown::HashMap;
+use tally_domain::{
+    Backing, Counters, Event, Offset, Partition, PartitionState, Record, Resource, Toggles, UserId,
+};
+use tally_log::BatchRecord;
+
+use crate::error::StateError;
+use crate::shared::Shared;
+use crate::store::values::{EntryKey, EntryValue, find};
+
+/// What was read from the store of one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    counters: HashMap<Resource, Option<Counters>>,
+    toggles: HashMap<Resource, HashMap<UserId, Option<Toggles>>>,
+}
+
+impl Loaded {
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.counters.extend(more.counters);
+        for (resource, users) in more.toggles {
+            self.toggles.entry(resource).or_default().extend(users);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.counters.clear();
+        self.toggles.clear();
+    }
+}
+
+/// What the fold can have without waiting.
+pub(crate) enum AtHand<'a> {
+    /// All there is is in memory.
+    AllInMemory,
+    /// What is in memory, and this.
+    Loaded(&'a Loaded),
+    /// What is in memory.
+    InMemory,
+}
+
+/// A value has to be loaded first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotAtHand;
+
+impl Backing for AtHand<'_> {
+    type Error = NotAtHand;
+
+    fn counters(&self, resource: Resource) -> Result<Option<Counters>, NotAtHand> {
+        match self {
+            Self::AllInMemory => Ok(None),
+            Self::Loaded(loaded) => loaded.counters.get(&resource).copied().ok_or(NotAtHand),
+            Self::InMemory => Err(NotAtHand),
+        }
+    }
+
+    fn toggles(&self, resource: Resource, user: &UserId) -> Result<Option<Toggles>, NotAtHand> {
+        match self {
+            Self::AllInMemory => Ok(None),
+            Self::Loaded(loaded) => {
+                // Who likes what has no events: nobody.
+                if loaded.counters.get(&resource) == Some(&None) {
+                    return Ok(None);
+                }
+                let users = loaded.toggles.get(&resource).ok_or(NotAtHand)?;
+                users.get(user).copied().ok_or(NotAtHand)
+            }
+            Self::InMemory => Err(NotAtHand),
+        }
+    }
+}
+
+/// What is to be read from the store.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    counters: Vec<Resource>,
+    toggles: Vec<(Resource, UserId)>,
+}
+
+impl Wanted {
+    /// Adds what memory lacks of a resource's counters, and of a user's toggles where `toggles`.
+    pub(crate) fn add(
+        &mut self,
+        state: &PartitionState,
+        resource: Resource,
+        user: &UserId,
+        toggles: bool,
+    ) {
+        if !state.has_counters(resource) {
+            self.counters.push(resource);
+        }
+        if toggles && !state.has_toggles(resource, user) {
+            self.toggles.push((resource, user.clone()));
+        }
+    }
+
+    /// Reads it, each bucket once for counters and once for toggles.
+    pub(crate) fn load(self, shared: &Shared, partition: Partition) -> Result<Loaded, StateError> {
+        let mut loaded = Loaded::default();
+        let counters = self.counters.into_iter();
+        let counters = counters.map(|resource| (EntryKey::counters(resource), resource));
+        each(shared, partition, counters.collect(), |resource, value| {
+            let counters = match value {
+                Some(EntryValue::Counters(counters)) => Some(counters),
+                Some(EntryValue::Toggles(..)) | None => None,
+            };
+            loaded.counters.insert(resource, counters);
+        })?;
+        let toggles = self.toggles.into_iter();
+        // A resource without events has no users either.
+        let toggles = toggles
+            .filter(|(resource, _)| loaded.counters.get(resource) != Some(&None))
+            .map(|(resource, user)| (EntryKey::toggles(resource, &user), (resource, user)));
+        let toggles = toggles.collect();
+        each(shared, partition, toggles, |(resource, user), value| {
+            let toggles = match value {
+                Some(EntryValue::Toggles(_, toggles)) => Some(toggles),
+                Some(EntryValue::Counters(_)) | None => None,
+            };
+            let users = loaded.toggles.entry(resource).or_default();
+            users.insert(user, toggles);
+        })?;
+        Ok(loaded)
+    }
+}
+
+/// Visits what the store says of each key.
+fn each<T>(
+    shared: &Shared,
+    partition: Partition,
+    wanted: Vec<(EntryKey, T)>,
+    mut visit: impl FnMut(T, Option<EntryValue<'_>>),
+) -> Result<(), StateError> {
+    let bucketed = wanted.into_iter();
+    let mut bucketed: Vec<_> = bucketed
+        .map(|(key, what)| (key.bucket(shared.buckets), key, what))
+        .collect();
+    bucketed.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    bucketed.dedup_by(|a, b| a.1 == b.1);
+    let mut value = Vec::new();
+    let mut at = None;
+    for (bucket, key, what) in bucketed {
+        if at != Some(bucket) {
+            value = shared.bucket(partition, bucket)?;
+            at = Some(bucket);
+        }
+        visit(what, find(&value, &key)?);
+    }
+    Ok(())
+}
+
+/// A record that waits.
+struct ParkedRecord {
+    offset: Offset,
+    append_time_millis: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// The records of a partition that wait for values, and those behind them.
+#[derive(Default)]
+pub(crate) struct Parked {
+    records: VecDeque<ParkedRecord>,
+    bytes: usize,
+    /// Whether the loader has been asked.
+    asked: bool,
+    pub(crate) loaded: Loaded,
+}
+
+impl Parked {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// How much memory the records take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The offset of the first record that waits.
+    pub(crate) fn first_offset(&self) -> Option<Offset> {
+        self.records.front().map(|record| record.offset)
+    }
+
+    pub(crate) fn push(&mut self, record: BatchRecord<'_>) {
+        self.bytes += record.key.len() + record.value.len() + size_of::<ParkedRecord>();
+        self.records.push_back(ParkedRecord {
+            offset: record.position.offset,
+            append_time_millis: record.append_time_millis,
+            key: record.key.to_vec(),
+            value: record.value.to_vec(),
+        });
+    }
+
+    /// Takes the records away, to be folded one after the other until one has to wait again.
+    pub(crate) fn take(&mut self) -> VecDeque<OwnedRecord> {
+        self.bytes = 0;
+        std::mem::take(&mut self.records)
+            .into_iter()
+            .map(OwnedRecord)
+            .collect()
+    }
+
+    /// Puts those back that have to wait again.
+    pub(crate) fn put_back(&mut self, records: VecDeque<OwnedRecord>) {
+        for OwnedRecord(record) in records {
+            self.bytes += record.key.len() + record.value.len() + size_of::<ParkedRecord>();
+            self.records.push_back(record);
+        }
+    }
+
+    /// What the loader shall read, where it was not asked yet.
+    pub(crate) fn ask(&mut self, state: &PartitionState, told: bool) -> Option<Wanted> {
+        if self.is_empty() || std::mem::replace(&mut self.asked, true) {
+            return None;
+        }
+        let mut wanted = Wanted::default();
+        for record in &self.records {
+            if let Ok(event) = tally_domain::decode(&record.value) {
+                let Event {
+                    resource,
+                    user,
+                    interaction,
+                    ..
+                } = event;
+                wanted.add(state, resource, &user, told || interaction.sets_toggle());
+            }
+        }
+        Some(wanted)
+    }
+
+    pub(crate) fn answered(&mut self, loaded: Loaded) {
+        self.asked = false;
+        self.loaded.extend(loaded);
+    }
+
+    /// Forgets everything: the partition is not folded any more.
+    pub(crate) fn give_up(&mut self) {
+        let asked = self.asked;
+        *self = Self {
+            asked,
+            ..Self::default()
+        };
+    }
+}
+
+/// A record that waited.
+pub(crate) struct OwnedRecord(ParkedRecord);
+
+impl OwnedRecord {
+    pub(crate) fn record(&self) -> Record<'_> {
+        Record {
+            offset: self.0.offset,
+            append_time_millis: self.0.append_time_millis,
+            key: &self.0.key,
+            value: &self.0.value,
+        }
+    }
+}
+
+/// What a worker asks of its loader; at most one of each partition is under way.
+pub(crate) struct Job {
+    pub(crate) partition: Partition,
+    pub(crate) wanted: Wanted,
+}
+
+/// What comes of a job.
+pub(crate) type Done = (Partition, Result<Loaded, StateError>);
+
+/// Reads until nobody asks any more, and wakes the worker after each answer.
+pub(crate) fn run(
+    shared: &Shared,
+    jobs: &Receiver<Job>,
+    done: &Sender<Done>,
+    wake: &(dyn Fn() + Send + Sync),
+) {
+    for Job { partition, wanted } in jobs {
+        let load = AssertUnwindSafe(|| wanted.load(shared, partition));
+        let loaded = std::panic::catch_unwind(load).unwrap_or_else(|_| {
+            let why = "reading the store panicked; the service's log has the cause";
+            Err(StateError::Failed(why.to_owned()))
+        });
+        if done.send((partition, loaded)).is_err() {
+            return;
+        }
+        wake();
+    }
+}

@@ -1,0 +1,37 @@
+//! How the projector runs.
+
+use std::time::Duration;
+
+/// How the projector runs. None of it changes what the fold decides.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads that fold; each has its own partitions. At least 1.
+    pub workers: usize,
+    /// The longest time between two checkpoints while something changes.
+    pub checkpoint_interval: Duration,
+    /// How many changed values bring a checkpoint before its time; at four times as many the
+    /// fold waits for it.
+    pub checkpoint_changes: usize,
+    /// sled's page cache, in bytes; it takes several times as much memory.
+    pub sled_cache_bytes: u64,
+    /// How many requests may wait for the fold at once.
+    pub max_waiters: usize,
+    /// The budget for counters, toggles and remembered keys in memory, in bytes. Past it values
+    /// that are written down and were not used lately are dropped, and read from the store when
+    /// next needed. Remembered keys are never dropped for it; a quarter stays for values.
+    pub memory: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            workers: (cores / 2).max(1),
+            checkpoint_interval: Duration::from_secs(5),
+            checkpoint_changes: 250_000,
+            sled_cache_bytes: 64 << 20,
+            max_waiters: 65_536,
+            memory: 512 << 20,
+        }
+    }
+}
