@@ -29,32 +29,43 @@ struct Args {
     threads: u64,
     /// Leave out these syncs, and stop at what comes of it
     #[arg(long)]
-    without: Option<Sync>,
+    without: Option<LeftOut>,
+    /// Print what the service says meanwhile: with --seed, --points 1 and --threads 1, of one history
+    #[arg(long)]
+    verbose: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Sync {
-    LogSync,
-    RedoSync,
-    StoreFlush,
-    KeysSync,
-    NameSync,
+enum LeftOut {
+    #[value(name = "log-sync")]
+    Log,
+    #[value(name = "redo-sync")]
+    Redo,
+    #[value(name = "store-flush")]
+    Store,
+    #[value(name = "keys-sync")]
+    Keys,
+    #[value(name = "name-sync")]
+    Names,
 }
 
-impl From<Sync> for Without {
-    fn from(sync: Sync) -> Self {
-        match sync {
-            Sync::LogSync => Self::LogSync,
-            Sync::RedoSync => Self::RedoSync,
-            Sync::StoreFlush => Self::StoreFlush,
-            Sync::KeysSync => Self::KeysSync,
-            Sync::NameSync => Self::NameSync,
+impl From<LeftOut> for Without {
+    fn from(left_out: LeftOut) -> Self {
+        match left_out {
+            LeftOut::Log => Self::LogSync,
+            LeftOut::Redo => Self::RedoSync,
+            LeftOut::Store => Self::StoreFlush,
+            LeftOut::Keys => Self::KeysSync,
+            LeftOut::Names => Self::NameSync,
         }
     }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.verbose {
+        tracing_subscriber::fmt().init();
+    }
     let started = Instant::now();
     let without = args.without.map(Without::from);
     let each = args.points.div_ceil(args.threads);

@@ -115,6 +115,7 @@ impl Totals {
                 Wrong::Half(_) => &mut self.halves,
                 Wrong::Refused(_) => &mut self.refusals,
                 Wrong::OtherState(_) => &mut self.other_states,
+                Wrong::Rebuilt => &mut self.rebuilt,
             } += 1;
             if self.shown.len() < MAX_SHOWN {
                 self.shown.push((seed, wrong));
@@ -339,7 +340,9 @@ impl History {
             Err(error) => wrong.push(Wrong::Refused(error.to_string())),
         }
         totals.looks += 1;
-        totals.rebuilt += stack.rebuilds();
+        if stack.rebuilds() > 0 {
+            wrong.push(Wrong::Rebuilt);
+        }
         (wrong.len() == before).then_some(stack)
     }
 

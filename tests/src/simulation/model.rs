@@ -22,6 +22,8 @@ pub enum Wrong {
     Half(String),
     /// What is whole is refused.
     Refused(String),
+    /// The state was set aside and rebuilt, although nothing had damaged it.
+    Rebuilt,
     /// The state is not the log's fold.
     OtherState(String),
 }
