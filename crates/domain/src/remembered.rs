@@ -298,7 +298,7 @@ mod tests {
                 full = keys.bytes();
             }
         }
-        let each = full / count as usize;
+        let each = full / usize::try_from(count).unwrap();
         assert!((32..=44).contains(&each), "{each}");
         assert!(
             keys.bytes() <= full * 5 / 4,

@@ -67,7 +67,7 @@ impl History {
             None => (n, n % 1_000, InteractionType::View),
             Some(k) => {
                 let (id, turn) = (k % self.resources, k / self.resources);
-                let interaction = if turn % 2 == 0 {
+                let interaction = if turn.is_multiple_of(2) {
                     InteractionType::Like
                 } else {
                     InteractionType::Bookmark
@@ -75,7 +75,7 @@ impl History {
                 (id, (id * 31 + turn * 1_000_003) % 100_000_007, interaction)
             }
         };
-        let key = (at % 100 == 0).then(|| format!("key-{at}"));
+        let key = at.is_multiple_of(100).then(|| format!("key-{at}"));
         Ok(Event {
             id: EventId::from_u128(u128::from(at) + 1),
             at: EventTime::from_millis(START_MILLIS),

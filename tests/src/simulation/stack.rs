@@ -60,7 +60,7 @@ pub fn projector_options() -> Options {
     Options {
         workers: 1,
         checkpoint_interval: Duration::from_secs(3_600),
-        max_values_in_memory: 8,
+        memory: 1_000,
         sled_cache_bytes: 1 << 20,
         ..Options::default()
     }

@@ -35,6 +35,7 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |error| StoreError {
         doing,
         why: error.to_string(),
+        damage: false,
     }
 }
 

@@ -11,9 +11,9 @@ use tally_fuzz::{fuzz, way};
 use tally_log::EventLog as _;
 use tally_log::embedded::layout::{FORMAT_VERSION, GROUP_HEADER, RECORD_HEADER, header_bytes};
 use tally_log::embedded::{EmbeddedOptions, OpenError, check};
+use tally_log::simulation::SimDisk;
 use tally_log::storage::Storage as _;
 
-use crate::disk::SimDisk;
 use crate::support::{
     Contents, PARTITIONS, append, dir, last_segment, open_with, read_all, segment, small,
 };
