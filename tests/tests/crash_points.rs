@@ -23,6 +23,16 @@ fn ten_thousand_crashes_lose_and_double_nothing() {
     assert!(totals.checkpoints > POINTS / 20, "{totals}");
 }
 
+/// Histories that once found something: an append told to be not written that came back, and a redo
+/// file that was put into the store before its name was durable.
+#[test]
+fn what_was_found_once_stays_right() {
+    for seed in [3_689, 1_099_511_646_419, 1_099_511_652_033] {
+        let totals = run(seed, 1, None, true);
+        assert!(totals.is_right(), "{totals}\n{:#?}", totals.shown);
+    }
+}
+
 /// Protects the test above from finding nothing: each sync that is left out is found out soon.
 #[test]
 fn a_sync_that_is_left_out_is_found_out() {

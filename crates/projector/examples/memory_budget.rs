@@ -356,6 +356,11 @@ fn part(args: &Args, part: &str, dir: &Path) -> Result<Command, Failed> {
         command.arg(name).arg(value.to_string());
     }
     command.arg("--dir").arg(dir).args(["--part", part]);
+    // glibc gives each thread memory of its own, and keeps most of what large blocks leave.
+    command.env("MALLOC_ARENA_MAX", "1");
+    for name in ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"] {
+        command.env(name, "262144");
+    }
     Ok(command)
 }
 

@@ -219,7 +219,9 @@ impl<'a> RedoFile<'a> {
         self.storage.sync_dir(self.dir).map_err(&failed)
     }
 
-    /// What it holds, where it is there.
+    /// What it holds, where it is there; and then its name is durable. Whoever wrote it may have been
+    /// killed before it was, or the folder's sync may have failed: put into the store and then lost in
+    /// a power cut, it would leave half a checkpoint there and nothing to finish it from.
     ///
     /// # Errors
     /// [`StateError::Redo`], and [`StateError::Damaged`] where it is not whole.
@@ -233,7 +235,10 @@ impl<'a> RedoFile<'a> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0).map_err(&failed)?;
         match Redo::from_file(bytes) {
-            Some(redo) => Ok(Some(redo)),
+            Some(redo) => {
+                self.storage.sync_dir(self.dir).map_err(&failed)?;
+                Ok(Some(redo))
+            }
             None => Err(StateError::Damaged(format!(
                 "{} is not whole",
                 self.path().display()

@@ -20,6 +20,9 @@ const TOO_MANY: &str = "Too many requests are waiting; try again soon.";
 const TOO_SLOW: &str = "The state could not be read in time; try again soon.";
 const LOG_AWAY: &str = "The log can't be asked; try again soon.";
 
+/// What is said where the state can't be read: it is recovered then.
+const STATE_AWAY: &str = "The state can't be read and is being recovered; try again soon.";
+
 /// The state, and whether it includes the position that was asked for.
 enum Looked {
     At(View),
@@ -94,10 +97,10 @@ async fn look(
 ) -> Result<Looked, ApiError> {
     let (api, user) = (Arc::clone(api), user.clone());
     let looked = web::block(move || {
-        let view = api
-            .projector
-            .read(resource, &user)
-            .map_err(|error| ApiError::Internal(format!("the state can't be read: {error}")))?;
+        let view = api.projector.read(resource, &user).map_err(|error| {
+            tracing::error!(%error, "the state can't be read");
+            ApiError::Unavailable(STATE_AWAY)
+        })?;
         let Some(wanted) = at_least else {
             return Ok(Looked::At(view));
         };

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tally_log::simulation::{Op, SimDisk};
+use tally_log::storage::Storage as _;
 use tally_projector::redo::{Redo, RedoFile};
 use tally_projector::store::{SledStore, Store as _, layout};
 use tally_projector::{Projector, StateError};
@@ -359,4 +361,24 @@ fn after_a_panic_in_a_checkpoint_none_is_written() {
     assert_eq!(store.writes(), 2);
     drop((projector, store));
     recovers(&scene.log, scene.path(), EACH..=EACH);
+}
+
+/// Protects: a redo file that was read at a start is there at the next one, whatever the power does
+/// meanwhile: its name may not have been durable, where the folder's sync failed or a kill came first.
+#[test]
+fn a_redo_file_that_was_read_stays() {
+    let dir = Path::new("/state");
+    let disk = SimDisk::default();
+    disk.create_dir_all(dir).unwrap();
+    let mut redo = Redo::default();
+    redo.put(b"key", Some(b"value"));
+    disk.set_fault(|_, op| (op == Op::SyncDir).then_some(std::io::ErrorKind::Other));
+    RedoFile::new(&disk, dir).write(&redo).unwrap_err();
+    let killed = disk.after_kill();
+    assert!(RedoFile::new(&killed, dir).read().unwrap().is_some());
+    for seed in 0..100 {
+        let left = killed.after_crash(seed);
+        let read = RedoFile::new(&left, dir).read().unwrap();
+        assert!(read.is_some(), "seed {seed}");
+    }
 }
