@@ -184,7 +184,7 @@ fn a_redo_file_without_its_store_is_damage() {
 fn a_crash_while_recovering() {
     let (scene, album) = Scene::photographed();
     let renamed = album.path().join(RENAMED.to_string());
-    for step in 0..2 {
+    for step in 0..3 {
         let crashed = tempfile::tempdir().unwrap();
         photograph(&renamed, crashed.path());
         let disk = FaultyDisk::default();
@@ -194,7 +194,7 @@ fn a_crash_while_recovering() {
         };
         disk.watch(Some(step));
         let error = refusal(opening.try_open(&scene.log, crashed.path()));
-        assert_eq!(disk.steps(), STEPS[7..=7 + step]);
+        assert_eq!(disk.steps(), STEPS[RENAMED..=RENAMED + step]);
         assert!(format!("{error:?}").contains("the disk is gone"));
         recovers(&scene.log, crashed.path(), 0..=0);
     }
