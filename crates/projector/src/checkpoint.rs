@@ -153,16 +153,22 @@ impl Checkpointer {
             took: Duration::ZERO,
         };
         let mut place = 0;
-        while place < shared.slots.len() {
-            place = self.write_some(shared, &mut progress, place, &mut report)?;
+        let mut written = Ok(());
+        while written.is_ok() && place < shared.slots.len() {
+            let next = self.write_some(shared, &mut progress, place, &mut report);
+            written = next.map(|next| place = next);
         }
-        shared.drop_unused();
+        if written.is_ok() {
+            shared.drop_unused();
+        }
+        // A fold that waits for memory goes on after one that failed, too.
         self.rounds.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_all();
+        written?;
         drop(progress);
         report.took = started.elapsed();
         *self.last.lock() = Some(Instant::now());
         shared.metrics.checkpoint.wrote(&report);
-        self.changed.notify_all();
         Ok(report)
     }
 

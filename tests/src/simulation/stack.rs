@@ -54,13 +54,13 @@ pub fn log_options() -> EmbeddedOptions {
     }
 }
 
-/// Checkpoints only when asked for; and hardly a value stays in memory after one.
+/// Checkpoints only when asked for, and so none for want of memory: a seed is then one history. What
+/// an earlier life wrote down is read back from the store.
 #[must_use]
 pub fn projector_options() -> Options {
     Options {
         workers: 1,
         checkpoint_interval: Duration::from_secs(3_600),
-        memory: 1_000,
         sled_cache_bytes: 1 << 20,
         ..Options::default()
     }
