@@ -1,7 +1,7 @@
 /* Makes the system fail a process that it is loaded into (LD_PRELOAD), as a word in shared memory
  * says. The process is the real one; only what libc answers it is another.
  *
- * The control file (FAULTS_CONTROL) holds nine signed 64-bit numbers:
+ * The control file (FAULTS_CONTROL) holds ten signed 64-bit numbers:
  *   0  seconds added to the wall clock
  *   1  how many syncs of files of the log still fail with EIO
  *   2  while not 0, syncs of files of the log hang
@@ -11,6 +11,7 @@
  *      it runs out of its buffer, and panics
  *   6  7  the beginning of the name of the thread that 5 and 8 are meant for, zero-padded
  *   8  how many readings of a clock still give a time that can't be: it makes the standard library panic
+ *   9  while not 0, 8 is of the wall clock alone
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,7 +31,7 @@ static volatile int64_t *control;
 __attribute__((constructor)) static void map_control(void) {
     const char *path = getenv("FAULTS_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, 72, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, 80, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (fd >= 0) close(fd);
     if (at != MAP_FAILED) control = at;
 }
@@ -104,6 +105,6 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     REAL(clock_gettime);
     int result = real(clock, time);
     if (result == 0 && clock == CLOCK_REALTIME && control) time->tv_sec += control[0];
-    if (result == 0 && lies(8)) time->tv_nsec = 2000000000;
+    if (result == 0 && !(control && control[9] && clock != CLOCK_REALTIME) && lies(8)) time->tv_nsec = 2000000000;
     return result;
 }

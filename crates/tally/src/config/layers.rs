@@ -166,6 +166,9 @@ impl Config {
     }
 }
 
+/// Deeper than any setting; what goes deeper would be followed by recursion.
+const MAX_NESTING: usize = 32;
+
 /// The layer of one variable of the environment; `None` for those that are none of ours.
 fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigError> {
     let Some(key) = name.to_str().and_then(|name| name.strip_prefix(ENV_PREFIX)) else {
@@ -180,20 +183,22 @@ fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigEr
         let name = path.strip_prefix("kafka.")?.strip_prefix(section)?;
         name.strip_prefix('.')
     };
-    let value = if PROPERTIES
+    let properties = PROPERTIES
         .iter()
         .copied()
-        .any(|section| property(section).is_some())
-    {
-        // As it stands: a password of digits, or one in quotes, is that text.
+        .any(|section| property(section).is_some());
+    let value = if properties || text.matches(['[', '{']).count() > MAX_NESTING {
+        // As it stands: a password of digits, or one in quotes, is that text. And no setting has a
+        // value so deep, which the parser follows by recursion.
         Value::from(text)
     } else {
         // Parsing is lenient: what is no number, boolean or array is a text.
         let Ok(value) = text.parse::<Value>();
         value
     };
-    if let Value::Dict(_, dict) = figment::util::nest(&path, value)
+    if path.split('.').count() <= MAX_NESTING
         && path.split('.').all(|part| !part.is_empty())
+        && let Value::Dict(_, dict) = figment::util::nest(&path, value)
     {
         return Ok(Some(Layer { name: layer, dict }));
     }

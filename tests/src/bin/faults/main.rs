@@ -37,7 +37,7 @@ struct Args {
 
 type Case = (&'static str, fn(Folder) -> Row);
 
-const CASES: [Case; 20] = [
+const CASES: [Case; 21] = [
     ("full-disk", disk::full),
     ("failed-sync", disk::failed_sync),
     ("failed-write", disk::failed_write),
@@ -53,6 +53,7 @@ const CASES: [Case; 20] = [
     ("sigstop-sigcont", process::stopped_and_continued),
     ("panic-log-writer", threads::writer),
     ("panic-fold-worker", threads::fold),
+    ("panic-log-check", threads::patrol),
     ("panic-checkpoint", threads::checkpoint),
     ("panic-keys-watcher", threads::keys),
     ("panic-catalogue", threads::catalogue),

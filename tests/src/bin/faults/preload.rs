@@ -21,6 +21,7 @@ pub(crate) enum Word {
     Lies = 5,
     Thread = 6,
     WrongTimes = 8,
+    WallClockOnly = 9,
 }
 
 /// Says what fails. The numbers are in a file that the server has mapped.
@@ -34,7 +35,7 @@ impl Control {
         let path = folder.root().join("faults");
         let file = File::options().create_new(true).write(true).open(&path);
         let file = file.expect("a file beside the data");
-        file.set_len(72).expect("a file of 72 bytes");
+        file.set_len(80).expect("a file of 80 bytes");
         let folder = folder
             .with("LD_PRELOAD", library().display())
             .with("FAULTS_CONTROL", path.display());
@@ -52,8 +53,17 @@ impl Control {
         self.panic_in(thread, Word::Lies);
     }
 
-    /// The next look at a clock in the thread whose name begins so makes it panic.
+    /// The next look at a clock in the thread whose name begins so makes it panic. Not for threads
+    /// that wait with a time limit for a lock of `parking_lot`: it looks at the clock while a place
+    /// on the stack is in its queue, and a panic there is no panic but a broken queue.
     pub(crate) fn panic_at_clock_in(&self, thread: &str) {
+        self.set(Word::WallClockOnly, 0);
+        self.panic_in(thread, Word::WrongTimes);
+    }
+
+    /// The next look at the wall clock in the thread whose name begins so makes it panic.
+    pub(crate) fn panic_at_wall_clock_in(&self, thread: &str) {
+        self.set(Word::WallClockOnly, 1);
         self.panic_in(thread, Word::WrongTimes);
     }
 

@@ -3,6 +3,7 @@
 
 use tally_tests::{Folder, Request, wait};
 
+use crate::preload::Word;
 use crate::scene::{Row, Scene};
 
 /// The thread that writes and syncs the log.
@@ -23,7 +24,26 @@ pub(crate) fn fold(folder: Folder) -> Row {
     scene.not_ready("stalled");
     scene.says("panicked");
     scene.no_answer("200 not visible", "503 stalled");
+    scene.end()
+}
+
+/// The thread that looks through the old files of the log.
+pub(crate) fn patrol(folder: Folder) -> Row {
+    let folder = folder.with("TALLY__LOG__SEGMENT_SIZE", "4 MiB");
+    let mut scene = Scene::start(folder);
+    let segments = || {
+        scene
+            .server
+            .metrics()
+            .sum("tally_log_segments", &["log=\"interactions\""])
+    };
+    wait::until("a segment is sealed", || (segments() > 1.0).then_some(()));
+    scene.control.panic_at_file_in("interactions-patrol");
     scene.restart();
+    scene.load_again();
+    scene.says("panicked");
+    scene.answer(200);
+    scene.still_ready();
     scene.end()
 }
 
@@ -35,14 +55,13 @@ pub(crate) fn checkpoint(folder: Folder) -> Row {
     scene.not_ready("stalled");
     scene.says("panicked");
     scene.no_answer("200 not visible", "503 stalled");
-    scene.restart();
     scene.end()
 }
 
-/// The thread that follows the file of keys: the next change is seen all the same.
+/// The thread that follows the file of keys: a change is seen all the same.
 pub(crate) fn keys(folder: Folder) -> Row {
     let mut scene = Scene::start(folder);
-    scene.control.panic_at_clock_in("tally-keys");
+    scene.control.panic_at_file_in("tally-keys");
     let created = scene.folder.run(&["keys", "create", "--user", "7"]).ok();
     let key = created
         .split_whitespace()
@@ -76,8 +95,13 @@ pub(crate) fn catalogue(folder: Folder) -> Row {
 /// The thread that looks whether the service is ready.
 pub(crate) fn readiness(folder: Folder) -> Row {
     let mut scene = Scene::start(folder);
-    scene.control.panic_at_clock_in("tally-readiness");
+    // It looks at the wall clock when it has something to say.
+    scene.control.panic_at_wall_clock_in("tally-readiness");
+    scene.control.set(Word::SyncsHang, 1);
     scene.says("panicked");
+    scene.not_ready("stalled");
+    scene.control.set(Word::SyncsHang, 0);
+    scene.server.wait_until_ready();
     scene.answer(200);
     scene.still_ready();
     scene.end()
