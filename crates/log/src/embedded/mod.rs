@@ -21,6 +21,7 @@
 //! - `reader`: reads below the mark; `index` tells where to start
 //! - `recovery`: what is done when a log is opened
 //! - [`check`](fn@check): reads every checksum of a log that is not open
+//! - [`LogView`]: reads a log that another process has open
 //! - `patrol`: reads sealed segments in the background, to find damage
 //! - [`repair`](fn@repair): cuts one off where it is whole before
 //! - `segment`, `frames`, `window`, `identity`: files, frames and buffers that these share
@@ -42,6 +43,7 @@ mod recovery;
 mod repair;
 mod segment;
 mod shared;
+mod view;
 mod window;
 mod writer;
 
@@ -59,6 +61,7 @@ pub use check::{CheckReport, Torn, check};
 pub use options::{Damage, EmbeddedOptions, OpenError};
 pub use recovery::Recovery;
 pub use repair::{Cut, RepairError, repair};
+pub use view::LogView;
 
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
@@ -146,6 +149,18 @@ impl EmbeddedLog {
         log.start_patrol(options.check_rate)
             .map_err(OpenError::io("checked by a thread of its own", dir))?;
         Ok((log, recovery))
+    }
+
+    /// A log that nobody writes here.
+    fn without_writer(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            running: Mutex::new(Running {
+                writer: None,
+                lock: None,
+            }),
+            stop: Arc::default(),
+        }
     }
 
     fn start_patrol(&self, rate: u64) -> io::Result<()> {

@@ -100,7 +100,7 @@ pub(crate) fn open(
     let mut sealed_bytes = 0;
     let mut last_file = None;
     for number in numbers {
-        let (info, file) = opening.header(identity.id, number, headers.last())?;
+        let (info, file) = header(storage, dir, identity, number, headers.last())?;
         let size = file.size().map_err(OpenError::io("read", &info.path))?;
         headers.push(info);
         if let Some((_, size)) = last_file.replace((file, size)) {
@@ -126,7 +126,7 @@ pub(crate) fn open(
     } else {
         opening.remove_unfinished(&names)?;
     }
-    let header = SegmentHeader {
+    let begun = SegmentHeader {
         log: identity.id,
         number,
         created_millis: segment::unix_millis().max(time),
@@ -134,17 +134,56 @@ pub(crate) fn open(
     };
     let path = segment::path_of(dir, number);
     let (info, file) =
-        segment::create(storage, dir, &header, options.segment_bytes).map_err(failed(&path))?;
+        segment::create(storage, dir, &begun, options.segment_bytes).map_err(failed(&path))?;
     headers.push(info);
     Ok(Opened {
         identity,
         segments: headers.into_iter().map(Arc::new).collect(),
         sealed_bytes,
         heads,
-        last_append_time_millis: header.created_millis,
+        last_append_time_millis: begun.created_millis,
         file,
         recovery,
     })
+}
+
+/// Opens a segment and reads its header, which must follow on the one before.
+pub(crate) fn header(
+    storage: &dyn Storage,
+    dir: &Path,
+    log: LogIdentity,
+    number: u64,
+    before: Option<&SegmentInfo>,
+) -> Result<(SegmentInfo, Arc<dyn File>), OpenError> {
+    let path = segment::path_of(dir, number);
+    let file = storage
+        .open(&path)
+        .map_err(OpenError::io("opened", &path))?;
+    let header = segment::read_header(file.as_ref(), &path, log.partitions)?;
+    let wrong = |what| Err(OpenError::damaged(&path, 0, what));
+    if header.log != log.id {
+        return wrong("the segment belongs to another log");
+    }
+    if header.number != number {
+        return wrong("the file's name is not the segment's number");
+    }
+    if header.base.len() as u64 != u64::from(log.partitions) {
+        return wrong("the segment has another number of partitions");
+    }
+    let falls = |before: &SegmentInfo| {
+        let mut pairs = before.base.iter().zip(&header.base);
+        pairs.any(|(before, after)| before > after)
+    };
+    if before.is_some_and(falls) {
+        return wrong("its offsets begin below those of the segment before");
+    }
+    let info = SegmentInfo {
+        number,
+        path,
+        created_millis: header.created_millis,
+        base: header.base,
+    };
+    Ok((info, file))
 }
 
 impl Opening<'_> {
@@ -182,45 +221,6 @@ impl Opening<'_> {
             }
         }
         Ok(numbers)
-    }
-
-    /// Opens a segment and reads its header, which must follow on the one before.
-    fn header(
-        &self,
-        log: LogId,
-        number: u64,
-        before: Option<&SegmentInfo>,
-    ) -> Result<(SegmentInfo, Arc<dyn File>), OpenError> {
-        let path = segment::path_of(self.dir, number);
-        let file = self
-            .storage
-            .open(&path)
-            .map_err(OpenError::io("opened", &path))?;
-        let header = segment::read_header(file.as_ref(), &path, self.partitions)?;
-        let wrong = |what| Err(OpenError::damaged(&path, 0, what));
-        if header.log != log {
-            return wrong("the segment belongs to another log");
-        }
-        if header.number != number {
-            return wrong("the file's name is not the segment's number");
-        }
-        if header.base.len() as u64 != u64::from(self.partitions) {
-            return wrong("the segment has another number of partitions");
-        }
-        let falls = |before: &SegmentInfo| {
-            let mut pairs = before.base.iter().zip(&header.base);
-            pairs.any(|(before, after)| before > after)
-        };
-        if before.is_some_and(falls) {
-            return wrong("its offsets begin below those of the segment before");
-        }
-        let info = SegmentInfo {
-            number,
-            path,
-            created_millis: header.created_millis,
-            base: header.base,
-        };
-        Ok((info, file))
     }
 
     /// The segment before the last one must end where the last one begins.

@@ -17,3 +17,5 @@ mod opening;
 mod repair;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod view;

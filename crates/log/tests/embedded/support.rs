@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use tally_domain::{Offset, Partition, Position};
 use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, OpenError, Recovery};
-use tally_log::{
-    AppendError, AppendRefused, Batch, EventLog as _, LogMetrics, NewRecord, ReadError,
-};
+use tally_log::{AppendError, AppendRefused, Batch, EventLog, LogMetrics, NewRecord, ReadError};
 
 use tally_log::simulation::SimDisk;
 
@@ -119,11 +117,11 @@ pub(crate) fn from(offsets: &[Offset]) -> Vec<Position> {
 }
 
 /// Reads everything up to the head.
-pub(crate) fn read_all(log: &EmbeddedLog) -> Result<Contents, ReadError> {
+pub(crate) fn read_all(log: &dyn EventLog) -> Result<Contents, ReadError> {
     read_from(log, &from(&log.first()?))
 }
 
-pub(crate) fn read_from(log: &EmbeddedLog, start: &[Position]) -> Result<Contents, ReadError> {
+pub(crate) fn read_from(log: &dyn EventLog, start: &[Position]) -> Result<Contents, ReadError> {
     let mut ends = from(&log.head()?);
     ends.retain(|end| start.iter().any(|from| from.partition == end.partition));
     let mut reader = log.reader(start)?;

@@ -1,0 +1,118 @@
+//! A log is read while another process writes it: all that its writer gave out, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tally_domain::Position;
+use tally_log::embedded::LogView;
+use tally_log::simulation::SimDisk;
+use tally_log::{Batch, EventLog as _, LogMetrics, ReadError};
+
+use crate::support::{Contents, PATIENCE, append_one, dir, fill, from, open, read_all, segment};
+
+fn view(disk: &SimDisk) -> LogView {
+    let metrics = LogMetrics::unregistered().unwrap();
+    LogView::open(Arc::new(disk.clone()), dir(), "view", &metrics).unwrap()
+}
+
+/// Protects rebuild and proof beside a running server: over many files, at any moment of the
+/// writer's, the view has what lies below the heads, whole, and no record more.
+#[test]
+fn a_view_shows_the_log_up_to_the_heads_it_was_given() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let early = view(&disk);
+    let mut all: Contents = Vec::new();
+    for round in 0..40 {
+        all.extend(fill(&log, "shown", 1 + round % 7));
+        let heads = log.head().unwrap();
+        let late = (round % 5 == 0).then(|| view(&disk));
+        let unseen = fill(&log, "not yet", 3);
+        for view in late.iter().chain([&early]) {
+            view.advance(&heads).unwrap();
+            assert_eq!(view.log().head().unwrap(), heads);
+            all.sort();
+            assert_eq!(read_all(view.log().as_ref()).unwrap(), all, "round {round}");
+            // What was shown stays.
+            view.advance(&vec![0; heads.len()]).unwrap();
+            assert_eq!(view.log().head().unwrap(), heads);
+        }
+        all.extend(unseen);
+    }
+    assert!(disk.files().contains(&segment(10)));
+    let heads = log.head().unwrap();
+    log.close(PATIENCE).unwrap();
+    drop(log);
+    early.advance(&heads).unwrap();
+    // The next life of the writer goes on in another file.
+    let (log, _) = open(&disk);
+    all.extend(fill(&log, "again", 5));
+    early.advance(&log.head().unwrap()).unwrap();
+    all.sort();
+    assert_eq!(read_all(early.log().as_ref()).unwrap(), all);
+}
+
+/// Protects against a reader that sleeps although there is more.
+#[test]
+fn a_reader_of_a_view_wakes_when_it_advances() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let view = view(&disk);
+    let mut reader = view.log().reader(&from(&[0, 0, 0])).unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut batch = Batch::new();
+        reader.next(&mut batch, PATIENCE).unwrap();
+        let first = batch.iter().next().map(|record| record.position);
+        (first, reader.positions())
+    });
+    let offset = append_one(&log, 1, b"one").unwrap();
+    view.advance(&log.head().unwrap()).unwrap();
+    let (first, positions) = reading.join().unwrap();
+    let partition = 1;
+    assert_eq!(first, Some(Position { partition, offset }));
+    assert_eq!(positions, from(&[0, 1, 0]));
+}
+
+/// Protects against folding what is not there: heads that no file bears out are an error, also
+/// where a group is damaged.
+#[test]
+fn what_is_not_in_the_files_is_an_error() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let contents = fill(&log, "a", 9);
+    let mut heads = log.head().unwrap();
+    let view_of_all = view(&disk);
+    view_of_all.advance(&heads).unwrap();
+    heads[2] += 1;
+    let error = view_of_all.advance(&heads).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+    // What was shown before stays.
+    assert_eq!(read_all(view_of_all.log().as_ref()).unwrap(), contents);
+
+    heads[2] -= 1;
+    disk.edit(&segment(1), |bytes| bytes[300] ^= 1);
+    let error = view(&disk).advance(&heads).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+    let mut reader = view_of_all.log().reader(&from(&[0, 0, 0])).unwrap();
+    let mut batch = Batch::new();
+    let mut read = reader.next(&mut batch, Duration::ZERO);
+    for _ in 0..9 {
+        read = read.and_then(|()| reader.next(&mut batch, Duration::ZERO));
+    }
+    assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+}
+
+/// Protects a view's folder: nothing is appended through it, and nothing is written there.
+#[test]
+fn nothing_is_appended_through_a_view() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    fill(&log, "a", 3);
+    let view = view(&disk);
+    view.advance(&log.head().unwrap()).unwrap();
+    let refused = view.log().append(Vec::new(), Box::new(drop));
+    assert!(refused.is_err());
+    view.log().close(Duration::ZERO).unwrap();
+    drop(view);
+    append_one(&log, 0, b"the writer goes on").unwrap();
+}
