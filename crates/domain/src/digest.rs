@@ -7,6 +7,7 @@
 //! who chooses the items.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::fold::FOLD_VERSION;
 use crate::remembered::RememberedKey;
@@ -90,6 +91,35 @@ impl fmt::Display for Digest {
             .iter()
             .rev()
             .try_for_each(|word| write!(f, "{word:016x}"))
+    }
+}
+
+/// A text is no digest of this version of the fold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no digest of fold version {FOLD_VERSION}")]
+pub struct NoDigest(String);
+
+/// As it is displayed.
+impl FromStr for Digest {
+    type Err = NoDigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || NoDigest(text.to_owned());
+        let digits = text.strip_prefix(&format!("v{FOLD_VERSION}:"));
+        let digits = digits.filter(|digits| digits.len() == 64 && digits.is_ascii());
+        let (words, _) = digits.ok_or_else(wrong)?.as_bytes().as_chunks::<16>();
+        let mut sum = [0; 4];
+        for (to, word) in sum.iter_mut().rev().zip(words) {
+            let word = std::str::from_utf8(word).map_err(|_| wrong())?;
+            *to = u64::from_str_radix(word, 16).map_err(|_| wrong())?;
+        }
+        let digest = Self(sum);
+        // A sign or an upper-case digit is another spelling.
+        if digest.to_string() == text {
+            Ok(digest)
+        } else {
+            Err(wrong())
+        }
     }
 }
 

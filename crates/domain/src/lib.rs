@@ -28,7 +28,7 @@ pub mod words;
 
 pub use codec::{DecodeError, decode, encode};
 pub use dead_letter::{DeadLetter, DeadLetterReason};
-pub use digest::Digest;
+pub use digest::{Digest, NoDigest};
 pub use fold::{FOLD_VERSION, Outcome, Rules};
 pub use partition::{LogId, Offset, Partition, Position, PositionToken, TokenError};
 pub use state::{Applied, Backing, NoBacking, PartitionState, Record, Verdict};

@@ -14,6 +14,7 @@
 //! - [`identity`]: whose state this is, and when it must not be used
 //! - [`aside`]: where state goes that must not be used
 //! - [`dump`]: a consistent copy of the whole state
+//! - [`verify`]: a fold of the log by itself, and how a state differs from it
 //! - [`dead_letters`]: what could not be folded, page by page
 //! - [`export`]: copies of that in a log of its own, for others
 //! - [`metrics`]: what Prometheus sees
@@ -33,13 +34,15 @@ pub mod projector;
 pub mod redo;
 mod shared;
 pub mod store;
+pub mod verify;
 pub mod waiters;
 pub mod worker;
 
 pub use checkpoint::CheckpointReport;
-pub use dump::StateDump;
+pub use dump::{PartitionDump, StateDump};
 pub use error::{OpenError, StateError};
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};
 pub use store::StoreError;
+pub use verify::{Difference, VerifyError};
 pub use waiters::{EventFate, Mailbox, MailboxTask, TooManyWaiters};

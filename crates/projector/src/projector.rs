@@ -17,7 +17,7 @@ use tally_log::{EventLog, ReadError};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{CheckpointReport, Checkpointer};
-use crate::dump::{self, StateDump};
+use crate::dump::{self, PartitionDump, StateDump};
 use crate::error::{OpenError, StateError};
 use crate::export::Bell;
 use crate::loader::{AtHand, Wanted};
@@ -400,6 +400,14 @@ impl Projector {
     /// Where the store can't be read.
     pub fn dump(&self) -> Result<StateDump, StateError> {
         self.shared.noted(dump::dump(&self.shared))
+    }
+
+    /// A copy of one partition's state, as of one position. No checkpoint runs meanwhile.
+    ///
+    /// # Errors
+    /// Where the store can't be read, or there is no such partition.
+    pub fn dump_partition(&self, partition: Partition) -> Result<PartitionDump, StateError> {
+        self.shared.noted(dump::partition(&self.shared, partition))
     }
 
     /// Writes down what changed, now.

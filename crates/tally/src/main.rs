@@ -8,7 +8,7 @@
 //! - [`client`]: a running server's management API
 //! - [`copy`]: one log into another, and the proof of it
 //! - [`mod@bench`]: load on a server, measured
-//! - [`failure`], [`output`], [`logging`]: exit codes, standard output, log lines
+//! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
 mod bench;
 mod cli;
@@ -20,6 +20,7 @@ mod data_dir;
 mod failure;
 mod logging;
 mod output;
+mod progress;
 mod serve;
 
 use std::process::ExitCode;

@@ -4,10 +4,12 @@
 //!
 //! - `log`: records, and what a log is
 //! - `state`: counters, toggles, and the summary
+//! - `partition`: one partition's state, whole, and in what two differ
 //! - `dead_letters`: what could not be folded
 
 mod dead_letters;
 mod log;
+mod partition;
 mod state;
 
 use std::io::{self, Write};
@@ -19,6 +21,7 @@ use tally_projector::StateError;
 
 pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
+pub use partition::{PartitionLinesError, differences, partition_cat, read_partition};
 pub use state::{dump, state_cat, state_info};
 
 /// Why not everything was written.

@@ -42,6 +42,7 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
         .route("/log/check", web::get().to(log_check))
         .route("/state/cat", web::get().to(state_cat))
         .route("/state/info", web::get().to(state_info))
+        .route("/state/partitions/{partition}", web::get().to(partition))
         .route("/dead-letters", web::get().to(dead_letters))
         .route(
             "/dead-letters/{partition}/{offset}",
@@ -153,6 +154,16 @@ async fn state_info(management: web::Data<Management>) -> HttpResponse {
     streamed(management, |parts, out, stop| {
         let dump = inspect::dump(&parts.projector, stop)?;
         inspect::state_info(parts.log.as_ref(), &dump, out)
+    })
+}
+
+async fn partition(
+    management: web::Data<Management>,
+    partition: web::Path<Partition>,
+) -> HttpResponse {
+    streamed(management, move |parts, out, _| {
+        let dump = parts.projector.dump_partition(*partition)?;
+        inspect::partition_cat(&dump, out)
     })
 }
 

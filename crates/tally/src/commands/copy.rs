@@ -1,11 +1,9 @@
 //! `tally log copy`. What a copy is stands in [`crate::copy`].
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use prometheus::Registry;
 use serde::Serialize;
 use tally_domain::Position;
@@ -18,13 +16,12 @@ use crate::copy::{Copied, CopyError, Copying, Proof, Step, Watch};
 use crate::data_dir::{self, HeldDir};
 use crate::failure::{Failure, with_causes};
 use crate::output;
+use crate::progress::Progress;
 use crate::serve::logs::{Logs, Partitions, kafka_options};
 use crate::serve::open;
 
 /// How long closing a log may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
-/// Between two lines of progress where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What `tally log copy` takes.
 #[derive(Debug, clap::Args)]
@@ -221,7 +218,7 @@ fn copy(source: &Logs, destination: &Logs) -> Result<Line, Failure> {
     } = copying
         .prove(&mut progress)
         .map_err(|error| progress.failed(error))?;
-    progress.bar.finish_and_clear();
+    progress.ends();
     Ok(Line {
         copied,
         already_there,
@@ -277,81 +274,25 @@ Digest of the destination  {}",
     ))
 }
 
-/// A bar on a terminal, else a line now and then; on standard error.
-struct Progress {
-    bar: ProgressBar,
-    terminal: bool,
-    step: &'static str,
-    said: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            bar: ProgressBar::hidden(),
-            terminal: io::stderr().is_terminal(),
-            step: "",
-            said: Instant::now(),
-        }
-    }
-
-    fn failed(&self, error: impl std::error::Error) -> Failure {
-        self.bar.abandon();
-        Failure::run(with_causes(&error))
-    }
-
-    fn line(text: &str) {
-        // If standard error is gone, there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "{text}");
-    }
-
-    fn position(&self) -> String {
-        let (at, of) = (self.bar.position(), self.bar.length().unwrap_or_default());
-        format!("{}: {at} of {of}", self.step)
-    }
-}
-
 impl Watch for Progress {
     fn begins(&mut self, step: Step, offsets: u64) {
-        self.bar.finish_and_clear();
-        self.step = match step {
+        let step = match step {
             Step::Comparing => "comparing what is there",
             Step::Copying => "copying",
             Step::Proving => "folding the copy",
         };
-        self.bar = if self.terminal {
-            let style = "{msg} {bar:40} {human_pos} of {human_len} ({eta})";
-            let style = ProgressStyle::with_template(style);
-            let bar = ProgressBar::new(offsets)
-                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-                .with_message(self.step);
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        } else {
-            let bar = ProgressBar::hidden();
-            bar.set_length(offsets);
-            bar
-        };
-        if !self.terminal {
-            Self::line(&self.position());
-            self.said = Instant::now();
-        }
+        Self::begins(self, step, offsets);
     }
 
     fn moved(&mut self, records: u64) {
-        self.bar.inc(records);
-        if !self.terminal && self.said.elapsed() >= LINE_EVERY {
-            Self::line(&self.position());
-            self.said = Instant::now();
-        }
+        Self::moved(self, records);
     }
 
     fn left_out(&mut self, position: Position) {
         let Position { partition, offset } = position;
-        let text = format!(
+        self.note(&format!(
             "left out: partition {partition}, offset {offset}: the event's time lies too far past the time at which the log took it (a dead letter, future_time)"
-        );
-        self.bar.suspend(|| Self::line(&text));
+        ));
     }
 }
 
