@@ -24,7 +24,8 @@ impl Projector {
         from: Position,
         at_most: usize,
     ) -> Result<Vec<DeadLetter>, StateError> {
-        self.shared.noted(page(&self.shared, from, at_most))
+        let life = self.life()?;
+        life.shared.noted(page(&life.shared, from, at_most))
     }
 }
 

@@ -142,6 +142,9 @@ pub enum StateError {
     /// No such partition in this log.
     #[error("partition {0} is not in the log")]
     NoSuchPartition(Partition),
+    /// It is closed, and about to be opened again.
+    #[error("the state is being opened again")]
+    Reopening,
     /// Not finished within the deadline.
     #[error("{0} did not finish in time; what is missing is replayed at the next start")]
     TimedOut(&'static str),

@@ -15,10 +15,12 @@
 //! reach is known from the copies alone: a start reads the last one of each partition. So that what
 //! lies before the last one is always there too, a partition has one copy on its way at a time.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -87,18 +89,24 @@ impl Projector {
         if export != log {
             return Err(OpenError::ExportPartitions { export, log });
         }
-        let shared = Arc::clone(&self.shared);
-        let body = move || {
-            let ran = catch_unwind(AssertUnwindSafe(|| Exporter::new(&shared, &*to).run()));
-            if ran.is_err() {
-                tracing::error!("the thread that copies dead letters panicked: restart to go on");
-            }
-        };
-        let thread = std::thread::Builder::new().name("tally-dead-letters".to_owned());
-        let thread = thread.spawn(body).map_err(OpenError::Thread)?;
-        self.threads.lock().push(thread);
-        Ok(())
+        let mut lasting = self.lasting.export.lock();
+        *lasting = Some(Arc::clone(&to));
+        drop(lasting);
+        self.life()?.export(&to)
     }
+}
+
+/// Starts the thread that copies.
+pub(crate) fn start(shared: &Arc<Shared>, to: &Arc<dyn EventLog>) -> io::Result<JoinHandle<()>> {
+    let (shared, to) = (Arc::clone(shared), Arc::clone(to));
+    let body = move || {
+        let ran = catch_unwind(AssertUnwindSafe(|| Exporter::new(&shared, &*to).run()));
+        if ran.is_err() {
+            tracing::error!("the thread that copies dead letters panicked: restart to go on");
+        }
+    };
+    let thread = std::thread::Builder::new().name("tally-dead-letters".to_owned());
+    thread.spawn(body)
 }
 
 /// Why nothing is copied at the moment.

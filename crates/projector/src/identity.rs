@@ -124,7 +124,7 @@ pub(crate) fn open_state(
     log: &dyn EventLog,
     storage: &dyn Storage,
     dir: &Path,
-    open_store: &OpenStore<'_>,
+    open_store: &OpenStore,
     metrics: &Metrics,
 ) -> Result<OpenedState, OpenError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
@@ -181,7 +181,7 @@ pub(crate) fn open_state(
 fn read_state(
     storage: &dyn Storage,
     dir: &Path,
-    open_store: &OpenStore<'_>,
+    open_store: &OpenStore,
     wanted: &Identity,
 ) -> Result<Option<OpenedState>, OpenError> {
     if let Some(what) = DamageMark::new(storage, dir).get()? {

@@ -3,6 +3,7 @@
 //! Nothing here knows HTTP. In reading order:
 //!
 //! - [`projector`]: the handle that everything else holds; start here
+//! - `life`: the state while its store is open; it can be closed and opened again
 //! - [`options`]: how it runs
 //! - [`worker`]: the loop that reads, folds and completes waiters
 //! - `loader`: values that memory lacks, read beside the fold
@@ -27,6 +28,7 @@ pub mod dump;
 pub mod error;
 pub mod export;
 pub mod identity;
+mod life;
 mod loader;
 pub mod metrics;
 pub mod options;

@@ -26,6 +26,7 @@ pub struct Metrics {
     pub(crate) memory: IntGauge,
     pub(crate) checkpoint: CheckpointMetrics,
     pub(crate) rebuilds: IntCounterVec,
+    pub(crate) reopened: IntCounter,
 }
 
 /// The checkpoints' part of it.
@@ -38,6 +39,8 @@ pub(crate) struct CheckpointMetrics {
     last: IntGauge,
     pub(crate) store_bytes: IntGauge,
 }
+
+const REOPENED: &str = "Times the state was closed and opened again while serving, to recover it or to put another in its place.";
 
 /// Makes and registers.
 struct Declare<'a>(&'a Registry);
@@ -145,6 +148,7 @@ impl Metrics {
                 "tally_projector_rebuilds_total",
                 "Times the state was set aside at start and rebuilt from the log, by cause.",
             )?,
+            reopened: declare.counter("tally_projector_reopened_total", REOPENED)?,
         })
     }
 

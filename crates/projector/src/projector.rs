@@ -1,32 +1,33 @@
 //! The handle on everything the projector does.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, RwLock};
 use tally_domain::{
-    Counters, EventId, Offset, Partition, PartitionState, Position, Resource, Toggles, UserId,
-    partition,
+    Counters, EventId, Offset, Partition, Position, Resource, Toggles, UserId, partition,
 };
+use tally_log::EventLog;
 use tally_log::storage::Storage;
-use tally_log::{EventLog, ReadError};
 use tokio::sync::oneshot;
 
-use crate::checkpoint::{CheckpointReport, Checkpointer};
+use crate::checkpoint::CheckpointReport;
 use crate::dump::{self, PartitionDump, StateDump};
 use crate::error::{OpenError, StateError};
-use crate::export::Bell;
+use crate::life::{Lasting, Life};
 use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::shared::{Shared, Slot};
-use crate::store::{OpenStore, SledStore, Store, StoreError, values};
+use crate::store::{OpenStore, SledStore, Store, StoreError};
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
-use crate::{identity, worker};
+
+/// How long a read waits for a state that is being opened again.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks whether it is.
+const REOPEN_LOOK: Duration = Duration::from_millis(2);
 
 /// One resource and one user, as of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +81,15 @@ pub struct Status {
 
 /// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
 /// checkpoint, as a crash would; [`stop`](Self::stop) is the clean end.
+///
+/// Its state can be closed and opened again beneath it ([`reopen`](Self::reopen)): whoever waits goes
+/// on waiting, and reads are refused for that moment.
 pub struct Projector {
-    pub(crate) shared: Arc<Shared>,
-    wakers: Vec<Box<dyn Fn() + Send + Sync>>,
-    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) lasting: Lasting,
+    /// `None` while the state is opened again, and for good where that failed.
+    current: RwLock<Option<Arc<Life>>>,
+    /// One at a time.
+    reopening: Mutex<()>,
 }
 
 impl Projector {
@@ -100,10 +106,10 @@ impl Projector {
         registry: &prometheus::Registry,
     ) -> Result<Self, OpenError> {
         let cache_bytes = options.sled_cache_bytes;
-        let sled = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+        let sled = move |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
             Ok(Box::new(SledStore::open(dir, cache_bytes)?))
         };
-        Self::open_on(&sled, log, storage, dir, options, registry)
+        Self::open_on(Box::new(sled), log, storage, dir, options, registry)
     }
 
     /// The same on another store than sled.
@@ -111,116 +117,77 @@ impl Projector {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_on(
-        store: &OpenStore<'_>,
+        store: Box<OpenStore>,
         log: Arc<dyn EventLog>,
         storage: Arc<dyn Storage>,
         dir: &Path,
         options: Options,
         registry: &prometheus::Registry,
     ) -> Result<Self, OpenError> {
-        let metrics = Metrics::register(registry)?;
-        let opened = identity::open_state(log.as_ref(), storage.as_ref(), dir, store, &metrics)?;
-        let next_offsets: Vec<Offset> = opened
-            .partitions
-            .iter()
-            .map(PartitionState::next_offset)
-            .collect();
-        let slots = opened.partitions.into_iter().map(|state| Slot {
-            memory: AtomicUsize::new(state.memory()),
-            keys_memory: AtomicUsize::new(state.keys().bytes()),
-            next_offset: AtomicU64::new(state.next_offset()),
-            changed: AtomicUsize::new(0),
-            dead_letters: AtomicU64::new(state.dead_letter_count()),
-            all_in_memory: AtomicBool::new(opened.empty),
-            state: Mutex::new(state),
-        });
-        let shared = Arc::new(Shared {
-            slots: slots.collect(),
-            waiters: Waiters::new(log.identity().partitions, options.max_waiters),
-            store: opened.store,
-            buckets: values::buckets_each(log.identity().partitions),
-            metrics,
-            checkpointer: Checkpointer::new(
-                storage,
-                PathBuf::from(dir),
-                opened.identity,
-                opened.checkpoint,
-                next_offsets.clone(),
-            ),
-            export: Bell::default(),
-            stop_at: OnceLock::new(),
-            quit: AtomicBool::new(false),
-            started: Instant::now(),
-            progress_millis: AtomicU64::new(0),
-            started_at: next_offsets,
-            head_at_start: log.head()?,
-            failure: Mutex::default(),
-            running: Mutex::default(),
-            ended: Condvar::new(),
+        let lasting = Lasting {
+            waiters: Arc::new(Waiters::new(log.identity().partitions, options.max_waiters)),
+            metrics: Metrics::register(registry)?,
             log,
+            storage,
+            dir: dir.to_owned(),
             options,
-        });
-        Self::start(shared)
-    }
-
-    fn start(shared: Arc<Shared>) -> Result<Self, OpenError> {
-        let mut projector = Self {
-            shared,
-            wakers: Vec::new(),
-            threads: Mutex::default(),
+            store,
+            export: Mutex::default(),
         };
-        let shared = &projector.shared;
-        let workers = shared.options.workers.clamp(1, shared.slots.len().max(1));
-        let mut readers = Vec::new();
-        for worker in 0..workers {
-            let mine = (0u32..)
-                .zip(&shared.started_at)
-                .skip(worker)
-                .step_by(workers);
-            let from: Vec<Position> = mine
-                .map(|(partition, offset)| Position {
-                    partition,
-                    offset: *offset,
-                })
-                .collect();
-            readers.push(shared.log.reader(&from)?);
-        }
-        for (worker, reader) in readers.into_iter().enumerate() {
-            projector.wakers.push(reader.waker());
-            projector.spawn(format!("tally-fold-{worker}"), |shared| {
-                worker::run(shared, reader)
-            })?;
-        }
-        projector.spawn("tally-checkpoint".to_owned(), crate::checkpoint::run)?;
-        Ok(projector)
+        let life = Life::begin(&lasting)?;
+        Ok(Self {
+            current: RwLock::new(Some(Arc::new(life))),
+            lasting,
+            reopening: Mutex::default(),
+        })
     }
 
-    fn spawn(
-        &self,
-        name: String,
-        work: impl FnOnce(&Shared) + Send + 'static,
-    ) -> Result<(), OpenError> {
-        let shared = Arc::clone(&self.shared);
-        *shared.running.lock() += 1;
-        let named = name.clone();
-        let body = move || {
-            if catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() {
-                // The thread that writes may be the one that ended.
-                shared.checkpointer.give_up();
-                let why = format!("the thread {named} panicked; the service's log has the cause");
-                shared.fail(&[], why, true);
+    /// What lives now.
+    pub(crate) fn life(&self) -> Result<Arc<Life>, StateError> {
+        self.current.read().clone().ok_or(StateError::Reopening)
+    }
+
+    /// The same, for whom a moment is worth waiting: opening a whole state again takes less.
+    fn life_soon(&self) -> Result<Arc<Life>, StateError> {
+        let until = Instant::now() + REOPEN_PATIENCE;
+        loop {
+            match self.life() {
+                Err(StateError::Reopening) if Instant::now() < until => {
+                    std::thread::sleep(REOPEN_LOOK);
+                }
+                life => return life,
             }
-            shared.thread_ended();
-        };
-        let thread = std::thread::Builder::new().name(name).spawn(body);
-        self.threads.lock().push(thread.map_err(OpenError::Thread)?);
+        }
+    }
+
+    /// Closes the state, does something to its folder, and opens it again: what is damaged is then
+    /// rebuilt, and what is another state takes the place of the one that was. Whoever waits for an
+    /// event or a position goes on waiting. What was not written down is folded again.
+    ///
+    /// # Errors
+    /// [`OpenError`]; there is no state then, and it may be tried again.
+    pub fn reopen(
+        &self,
+        between: impl FnOnce(&Path) -> Result<(), StateError>,
+    ) -> Result<(), OpenError> {
+        let _one = self.reopening.lock();
+        let life = self.current.write().take();
+        if let Some(life) = life {
+            life.end()?;
+        }
+        between(&self.lasting.dir)?;
+        let life = Life::begin(&self.lasting)?;
+        // What was passed meanwhile completes nobody by being folded.
+        life.complete_positions();
+        *self.current.write() = Some(Arc::new(life));
+        self.lasting.metrics.reopened.inc();
         Ok(())
     }
 
     /// The log it follows.
     #[must_use]
     pub fn log(&self) -> &Arc<dyn EventLog> {
-        &self.shared.log
+        &self.lasting.log
     }
 
     /// Registers a waiter for an event; do so before appending it. The receiver's sender is
@@ -235,7 +202,7 @@ impl Projector {
         id: EventId,
         mailbox: &Mailbox,
     ) -> Result<oneshot::Receiver<EventFate>, TooManyWaiters> {
-        self.shared.waiters.add_event(partition, id, mailbox)
+        self.lasting.waiters.add_event(partition, id, mailbox)
     }
 
     /// Completes a waiter whose event could not be appended, with an [`AppendRefused`] or an
@@ -244,12 +211,12 @@ impl Projector {
     /// [`AppendRefused`]: tally_log::AppendRefused
     /// [`AppendError`]: tally_log::AppendError
     pub fn fail_event(&self, partition: Partition, id: EventId, why: impl Into<EventFate>) {
-        self.shared.waiters.fail_event(partition, id, why.into());
+        self.lasting.waiters.fail_event(partition, id, why.into());
     }
 
     /// Lets a waiter go.
     pub fn forget_event(&self, partition: Partition, id: EventId) {
-        self.shared.waiters.forget_event(partition, id);
+        self.lasting.waiters.forget_event(partition, id);
     }
 
     /// Waits until the record at a position is applied; at once where it is already. The caller
@@ -264,34 +231,37 @@ impl Projector {
     ) -> Result<oneshot::Receiver<()>, TooManyWaiters> {
         let Position { partition, offset } = position;
         let receiver = self
-            .shared
+            .lasting
             .waiters
             .add_position(partition, offset, mailbox)?;
         // Applied meanwhile, or long ago: nobody else would complete it. The worker stores its
         // offset and then looks for waiters, and here it is the other way round; as all four
-        // are sequentially consistent, one of the two sees the other.
-        if let Some(slot) = self.shared.slot(partition) {
+        // are sequentially consistent, one of the two sees the other. Where the state is opened
+        // again, that looks too.
+        if let Ok(life) = self.life()
+            && let Some(slot) = life.shared.slot(partition)
+        {
             let next_offset = slot.next_offset.load(Ordering::SeqCst);
             if next_offset > offset {
                 let mut deliveries = crate::waiters::Deliveries::default();
-                self.shared
-                    .waiters
-                    .complete(partition, next_offset, [], &mut deliveries);
+                let waiters = &self.lasting.waiters;
+                waiters.complete(partition, next_offset, [], &mut deliveries);
                 deliveries.send();
             }
         }
         Ok(receiver)
     }
 
-    /// A resource's counters and a user's toggles, with the position they are as of.
+    /// A resource's counters and a user's toggles, with the position they are as of. It may block.
     ///
     /// # Errors
     /// Where the store can't be read.
     pub fn read(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
-        let partitions = self.shared.log.identity().partitions;
+        let life = self.life_soon()?;
+        let shared = &life.shared;
+        let partitions = shared.log.identity().partitions;
         let number = partition::partition_of(resource.key().as_bytes(), partitions);
-        let slot = self
-            .shared
+        let slot = shared
             .slot(number)
             .ok_or(StateError::NoSuchPartition(number))?;
         let mut state = slot.state.lock();
@@ -302,12 +272,12 @@ impl Projector {
             let sweeps = state.sweeps();
             // The fold must not wait for the store.
             drop(state);
-            let loaded = self.shared.noted(wanted.load(&self.shared, number))?;
+            let loaded = shared.noted(wanted.load(shared, number))?;
             state = slot.state.lock();
             // A value that was dropped meanwhile may have changed before. Sweeps are rare.
             if state.sweeps() == sweeps {
                 read = state.read(resource, user, &AtHand::Loaded(&loaded));
-                if let (Ok((counters, toggles)), false) = (read, self.shared.memory_is_short()) {
+                if let (Ok((counters, toggles)), false) = (read, shared.memory_is_short()) {
                     state.keep_read(resource, user, counters, toggles);
                     slot.note(&state);
                 }
@@ -328,39 +298,30 @@ impl Projector {
     /// How far it is.
     #[must_use]
     pub fn status(&self) -> Status {
-        let shared = &self.shared;
-        let partitions: Vec<PartitionStatus> = (0..)
-            .zip(&shared.slots)
-            .map(|(partition, slot)| PartitionStatus {
-                partition,
-                next_offset: slot.next_offset.load(Ordering::Acquire),
-                dead_letters: slot.dead_letters.load(Ordering::Relaxed),
-            })
-            .collect();
-        let failure = shared.failure();
-        let mut both = partitions.iter().zip(&shared.head_at_start);
-        let progress = Duration::from_millis(shared.progress_millis.load(Ordering::Relaxed));
-        Status {
-            caught_up_once: both.all(|(partition, head)| partition.next_offset >= *head),
-            partitions,
-            last_progress: shared.started + progress,
-            started_at: shared.started_at.clone(),
-            head_at_start: shared.head_at_start.clone(),
-            restart: failure.as_ref().is_some_and(|failure| failure.restart),
-            failure: failure.map(|failure| failure.why),
-            waiters: shared.waiters.count(),
-            last_checkpoint: shared.checkpointer.last(),
-            changed: shared.changed(),
-            memory: shared.memory(),
+        match self.life() {
+            Ok(life) => life.status(),
+            Err(why) => Status {
+                partitions: Vec::new(),
+                last_progress: Instant::now(),
+                caught_up_once: false,
+                started_at: Vec::new(),
+                head_at_start: Vec::new(),
+                failure: Some(why.to_string()),
+                restart: false,
+                waiters: self.lasting.waiters.count(),
+                last_checkpoint: None,
+                changed: 0,
+                memory: 0,
+            },
         }
     }
 
     /// Brings the gauges up to date that change by themselves: call before each scrape.
     pub fn refresh_metrics(&self) {
         let status = self.status();
-        let metrics = &self.shared.metrics;
+        let metrics = &self.lasting.metrics;
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let head = self.shared.log.head().ok();
+        let head = self.lasting.log.head().ok();
         for partition in &status.partitions {
             let label = partition.partition.to_string();
             let next = partition.next_offset;
@@ -389,7 +350,9 @@ impl Projector {
         metrics
             .changed_values
             .set(i64::try_from(status.changed).unwrap_or(i64::MAX));
-        if let Ok(bytes) = self.shared.store.disk_bytes() {
+        if let Ok(life) = self.life()
+            && let Ok(bytes) = life.shared.store.disk_bytes()
+        {
             metrics.checkpoint.store_bytes.set(gauge(bytes));
         }
     }
@@ -399,7 +362,8 @@ impl Projector {
     /// # Errors
     /// Where the store can't be read.
     pub fn dump(&self) -> Result<StateDump, StateError> {
-        self.shared.noted(dump::dump(&self.shared))
+        let life = self.life()?;
+        life.shared.noted(dump::dump(&life.shared))
     }
 
     /// A copy of one partition's state, as of one position. No checkpoint runs meanwhile.
@@ -407,7 +371,8 @@ impl Projector {
     /// # Errors
     /// Where the store can't be read, or there is no such partition.
     pub fn dump_partition(&self, partition: Partition) -> Result<PartitionDump, StateError> {
-        self.shared.noted(dump::partition(&self.shared, partition))
+        let life = self.life()?;
+        life.shared.noted(dump::partition(&life.shared, partition))
     }
 
     /// Writes down what changed, now.
@@ -415,7 +380,8 @@ impl Projector {
     /// # Errors
     /// Where it can't; nothing is lost by that, the log has it all.
     pub fn checkpoint(&self) -> Result<CheckpointReport, StateError> {
-        self.shared.checkpointer.checkpoint(&self.shared)
+        let life = self.life()?;
+        life.shared.checkpointer.checkpoint(&life.shared)
     }
 
     /// The clean end: applies everything the log holds now, then writes it down. Close the log to
@@ -426,70 +392,10 @@ impl Projector {
     /// Where it can't be done within the deadline; the next start replays what is missing.
     pub fn stop(&self, deadline: Duration) -> Result<(), StateError> {
         let until = Instant::now() + deadline;
-        let head = match self.shared.log.head() {
-            Ok(head) => head,
-            Err(error) => {
-                self.checkpoint()?;
-                self.shared.quit.store(true, Ordering::Release);
-                self.wake();
-                return match error {
-                    ReadError::Unavailable(why) => {
-                        tracing::warn!(
-                            why,
-                            "the log can't be reached; what was applied is written down"
-                        );
-                        Ok(())
-                    }
-                    ReadError::OutOfRange { .. }
-                    | ReadError::Damaged { .. }
-                    | ReadError::Replaced(_) => Err(StateError::Failed(error.to_string())),
-                };
-            }
+        // A state that is being opened again comes first.
+        let Some(_one) = self.reopening.try_lock_until(until) else {
+            return Err(StateError::TimedOut("opening the state again"));
         };
-        // A second call finds the first one's offsets: they serve as well.
-        let _ = self.shared.stop_at.set(head);
-        self.wake();
-        let mut running = self.shared.running.lock();
-        while *running > 0 {
-            if self
-                .shared
-                .ended
-                .wait_until(&mut running, until)
-                .timed_out()
-            {
-                self.shared.quit.store(true, Ordering::Release);
-                return Err(StateError::TimedOut("applying what the log holds"));
-            }
-        }
-        drop(running);
-        let written = self.checkpoint();
-        if let Some(why) = self.shared.failure() {
-            return Err(StateError::Failed(why.why));
-        }
-        written?;
-        let stop_at = self.shared.stop_at.get().into_iter().flatten();
-        let mut slots = self.shared.slots.iter().zip(stop_at);
-        // An earlier stop that timed out has ended the threads before their work was done.
-        if slots.any(|(slot, offset)| slot.next_offset.load(Ordering::Acquire) < *offset) {
-            return Err(StateError::TimedOut("applying what the log holds"));
-        }
-        Ok(())
-    }
-
-    fn wake(&self) {
-        self.wakers.iter().for_each(|wake| wake());
-        self.shared.checkpointer.wake();
-        self.shared.export.wake();
-    }
-}
-
-impl Drop for Projector {
-    fn drop(&mut self) {
-        self.shared.quit.store(true, Ordering::Release);
-        self.wake();
-        for thread in self.threads.lock().drain(..) {
-            // A thread's panic was reported when it happened.
-            let _ = thread.join();
-        }
+        self.life()?.stop(until)
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) store: Box<dyn Store>,
     /// How many buckets of values each partition has in the store.
     pub(crate) buckets: u32,
-    pub(crate) waiters: Waiters,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) metrics: Metrics,
     pub(crate) options: Options,
     pub(crate) checkpointer: Checkpointer,
@@ -92,7 +92,8 @@ impl Shared {
         self.progress_millis.store(millis, Ordering::Relaxed);
     }
 
-    /// Says for good why numbers will no longer move, and lets the waiters of `partitions` go.
+    /// Says for good why numbers will no longer move, and lets the waiters of `partitions` go, unless
+    /// another start goes on with them.
     pub(crate) fn fail(&self, partitions: &[Partition], why: String, restart: bool) {
         tracing::error!(why, ?partitions, "the projector has stopped, or some of it");
         let mut failure = self.failure.lock();
@@ -101,7 +102,7 @@ impl Shared {
             None => *failure = Some(Failure { why, restart }),
         }
         drop(failure);
-        for partition in partitions {
+        for partition in partitions.iter().filter(|_| !restart) {
             self.waiters.abandon(*partition);
         }
     }
@@ -196,6 +197,7 @@ impl Shared {
                 StateError::Store(_)
                 | StateError::Redo { .. }
                 | StateError::NoSuchPartition(_)
+                | StateError::Reopening
                 | StateError::TimedOut(_)
                 | StateError::Failed(_) => None,
             };

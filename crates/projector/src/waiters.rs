@@ -308,6 +308,13 @@ impl Waiters {
         self.gone(here, waiters.events.len() + positions);
     }
 
+    /// All partitions are folded, also those that were given up before.
+    pub(crate) fn again(&self) {
+        for (_, waiters) in &self.partitions {
+            waiters.lock().abandoned = false;
+        }
+    }
+
     /// Lets go of position waiters that nobody listens to any more.
     pub(crate) fn sweep(&self) {
         for (here, waiters) in &self.partitions {

@@ -55,13 +55,6 @@ impl Progress {
         self.tell();
     }
 
-    /// So much is done, of so much.
-    pub(crate) fn at(&mut self, done: u64, total: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        self.tell();
-    }
-
     fn tell(&mut self) {
         if !self.terminal && self.said.elapsed() >= LINE_EVERY {
             Self::line(&self.position());

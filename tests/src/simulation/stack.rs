@@ -88,12 +88,13 @@ impl Stack {
         let opened = EmbeddedLog::open(storage.clone(), log_dir(), "log", log_options(), &metrics);
         let (log, recovery) = opened.map_err(|error| error.to_string())?;
         let log: Arc<dyn EventLog> = Arc::new(log);
-        let open_store = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
-            Ok(Box::new(SimStore::open(disk, dir)?))
+        let of_store = disk.clone();
+        let open_store = move |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+            Ok(Box::new(SimStore::open(&of_store, dir)?))
         };
         let registry = Registry::new();
         let projector = Projector::open_on(
-            &open_store,
+            Box::new(open_store),
             Arc::clone(&log),
             storage,
             state_dir(),

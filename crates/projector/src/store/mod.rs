@@ -57,7 +57,7 @@ impl StoreError {
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
 /// Opens or makes the store in a folder.
-pub type OpenStore<'a> = dyn Fn(&Path) -> Result<Box<dyn Store>, StoreError> + 'a;
+pub type OpenStore = dyn Fn(&Path) -> Result<Box<dyn Store>, StoreError> + Send + Sync;
 
 /// An ordered map from bytes to bytes.
 pub trait Store: Send + Sync {

@@ -32,19 +32,6 @@ impl Listeners {
     }
 }
 
-impl Listeners {
-    /// The same listeners once more.
-    pub(super) fn again(&self) -> Result<Self, Failure> {
-        let cloned = |listener: &TcpListener| listener.try_clone().map_err(Failure::of);
-        Ok(Self {
-            api: cloned(&self.api)?,
-            api_address: self.api_address,
-            management: cloned(&self.management)?,
-            management_address: self.management_address,
-        })
-    }
-}
-
 fn bind(address: SocketAddr, setting: &str) -> Result<(TcpListener, SocketAddr), Failure> {
     let bound = || {
         let listener = TcpListener::bind(address)?;

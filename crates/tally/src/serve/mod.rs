@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! start:  data folder ─► metrics ─► listeners ─► management ─► logs, catalogue, state ─► API
-//! recover: a stop and a start, where the state fails
 //! stop:   not ready ─► API: no new connections, finish requests ─► close the logs
 //!         ─► fold what they hold, write down the state ─► management ─► data folder
 //! ```
@@ -11,8 +10,9 @@
 //! - [`logs`]: the logs, in files or on a Kafka cluster, also for commands
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
-//! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`banner`]: what a person sees first
+//! - [`tokens`]: which tokens are taken, and getting the keys for them
+//! - [`recover`]: a state that fails while it is used
 //! - [`mod@stop`]: signals, and the bound on the way down
 
 mod banner;
@@ -20,19 +20,18 @@ mod files;
 mod listen;
 pub(crate) mod logs;
 pub(crate) mod open;
+mod recover;
 mod stop;
 mod tokens;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use actix_web::rt::System;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tally_ingress::ApiServer;
 use tally_ingress::management::{Management, ManagementServer, start_management};
 use tally_log::storage::RealStorage;
-use tally_projector::Projector;
 
 use crate::config::Config;
 use crate::data_dir::{HeldDir, ServerFile};
@@ -42,18 +41,13 @@ use listen::Listeners;
 use open::Opened;
 use stop::{Deadline, Signals};
 
-/// How often the state is asked whether it can still be used.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// A state that fails sooner than this after it was recovered is beyond that.
-const RECOVERED_AFTER: Duration = Duration::from_secs(60);
-
 /// Serves until a signal; the exit code says whether the stop was clean.
 pub(crate) fn run(config: &Config) -> Result<ExitCode, Failure> {
     logging::start(&config.logging);
     let held = HeldDir::lock(&RealStorage, &config.data_dir)?;
     // What a killed server left would lead commands astray.
     held.withdraw()?;
+    let registry = registry().map_err(Failure::of)?;
     let listeners = Listeners::bind(config)?;
     let connections = files::connections(config.api.max_connections.as_usize());
     held.announce(&ServerFile {
@@ -61,50 +55,12 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, Failure> {
         api: listeners.api_address,
         management: listeners.management_address,
     })?;
-    let served = serve_again(config, &held, &listeners, connections);
+    let served = System::new().block_on(serve(config, &held, registry, listeners, connections));
     let withdrawn = held.withdraw();
     let code = served?;
     withdrawn?;
     tracing::info!("stopped");
     Ok(code)
-}
-
-/// How one round of serving ended.
-enum Ended {
-    /// By a signal.
-    Stopped(ExitCode),
-    /// The state can't be used any more, and a start repairs it.
-    Recover(String),
-}
-
-/// Serves, and where the state turns out to be damaged or the store fails, stops and starts again
-/// in this process: a start sets aside what is damaged and rebuilds it. Connections that come
-/// meanwhile wait in the listeners' queues. Where that does not help for long, the process ends.
-fn serve_again(
-    config: &Config,
-    held: &HeldDir,
-    listeners: &Listeners,
-    connections: usize,
-) -> Result<ExitCode, Failure> {
-    let mut first = true;
-    loop {
-        let started = Instant::now();
-        let registry = registry().map_err(Failure::of)?;
-        let listeners = listeners.again()?;
-        let serving = serve(config, held, registry, listeners, connections, first);
-        match System::new().block_on(serving)? {
-            Ended::Stopped(code) => return Ok(code),
-            Ended::Recover(why) if !first && started.elapsed() < RECOVERED_AFTER => {
-                return Err(Failure::run(format!(
-                    "the state failed again soon after a start that was to repair it: {why}. Look at the disk of data_dir"
-                )));
-            }
-            Ended::Recover(why) => {
-                tracing::error!(why, "starting again to recover the state");
-                first = false;
-            }
-        }
-    }
 }
 
 /// The registry that everything registers with, and what is about the process itself.
@@ -129,8 +85,7 @@ async fn serve(
     registry: Registry,
     listeners: Listeners,
     connections: usize,
-    first: bool,
-) -> Result<Ended, Failure> {
+) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen().map_err(Failure::of)?;
     let banner = banner::banner(config, &listeners);
     let management = Management::new(registry.clone(), config.management.stalled_after.get())
@@ -155,9 +110,7 @@ async fn serve(
     };
     let (server, api) = open::api(config, &opened, listeners.api, connections, &registry)?;
     let mut server = actix_web::rt::spawn(server);
-    if first {
-        output::line(banner.trim_end())?;
-    }
+    output::line(banner.trim_end())?;
     management.serving();
     tracing::info!(
         api = %listeners.api_address,
@@ -168,9 +121,7 @@ async fn serve(
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        why = unusable(&opened.projector) => {
-            return recover(config, held, opened, api, management_server, why).await;
-        }
+        why = recover::keep_usable(&opened.projector) => return Err(why),
         ended = &mut server => {
             let why = match ended {
                 Ok(Err(error)) => error.to_string(),
@@ -189,7 +140,7 @@ async fn serve(
     };
     tokio::select! {
         stopped = tokio::time::timeout(deadline.left(), stopping) => match stopped {
-            Ok(stopped) => stopped.map(|()| Ended::Stopped(ExitCode::SUCCESS)),
+            Ok(stopped) => stopped.map(|()| ExitCode::SUCCESS),
             Err(_) => {
                 tracing::error!(
                     shutdown_limit = %config.shutdown_limit,
@@ -200,47 +151,6 @@ async fn serve(
         },
         signal = signals.again() => {
             tracing::warn!(signal, "stopping at once; the next start replays what was not written down");
-            end_now(held)
-        }
-    }
-}
-
-/// Waits until the state can't be used any more although a start would repair it; why.
-async fn unusable(projector: &Projector) -> String {
-    loop {
-        let status = projector.status();
-        if let (Some(why), true) = (status.failure, status.restart) {
-            return why;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Stops everything, so that it can be started again. What was not written down is in the log.
-async fn recover(
-    config: &Config,
-    held: &HeldDir,
-    opened: Opened,
-    api: ApiServer,
-    management: ManagementServer,
-    why: String,
-) -> Result<Ended, Failure> {
-    tracing::error!(why, "the state can't be used; stopping to recover it");
-    let deadline = Deadline::after(config.shutdown_limit.get());
-    let stopping = async {
-        if let Err(error) = stop(&opened, api, management, deadline).await {
-            let error = error.into_error();
-            tracing::warn!(%error, "the stop was not clean; the log has what was acknowledged");
-        }
-        // Its threads end, and the store is closed.
-        tokio::task::spawn_blocking(move || drop(opened)).await
-    };
-    match tokio::time::timeout(deadline.left(), stopping).await {
-        Ok(Ok(())) => Ok(Ended::Recover(why)),
-        Ok(Err(_)) | Err(_) => {
-            tracing::error!(
-                "the store can't be closed; ending, so that a new process starts afresh"
-            );
             end_now(held)
         }
     }

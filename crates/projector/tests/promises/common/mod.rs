@@ -71,17 +71,20 @@ impl Opening {
 
     /// Opens on a store that a test can break.
     pub(crate) fn open_faulty(&self, log: &MemoryLog, dir: &Path) -> (Projector, FaultyStore) {
-        let opened = std::cell::RefCell::new(None);
-        let open = |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+        let opened = Arc::new(parking_lot::Mutex::new(None));
+        let seen = Arc::clone(&opened);
+        let open = move |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
             let store = FaultyStore::open(dir)?;
-            opened.replace(Some(store.clone()));
+            *seen.lock() = Some(store.clone());
             Ok(Box::new(store))
         };
         let storage = Arc::clone(&self.storage);
         let options = self.options.clone();
+        let log = log.arc();
         let projector =
-            Projector::open_on(&open, log.arc(), storage, dir, options, &self.registry).unwrap();
-        (projector, opened.take().unwrap())
+            Projector::open_on(Box::new(open), log, storage, dir, options, &self.registry).unwrap();
+        let store = opened.lock().take().unwrap();
+        (projector, store)
     }
 
     pub(crate) fn open(&self, log: &MemoryLog, dir: &Path) -> Projector {
