@@ -12,6 +12,7 @@
 //! - [`kafka`]: a real Apache Kafka, and folders on it
 //! - [`machine`]: the machine that figures are of
 //! - [`simulation`]: the whole stack on a disk that forgets, crashed and damaged in numbers
+//! - [`tamper`]: lies in the stored state that only a fold of the log can find
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
@@ -25,6 +26,7 @@ pub mod machine;
 pub mod metrics;
 pub mod server;
 pub mod simulation;
+pub mod tamper;
 pub mod wait;
 
 pub use folder::{Folder, Ran};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::commands::{config, dead_letters, keys, log, resources, serve, state, topics};
+use crate::commands::{config, dead_letters, keys, log, resources, serve, state, topics, verify};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     /// The state folded from the log: cat, info
     #[command(subcommand)]
     State(state::StateCommand),
+    /// Compare the state with a fold of the log
+    Verify(verify::VerifyArgs),
     /// The topics on a Kafka cluster: create, check, describe
     #[command(subcommand)]
     Topics(topics::TopicsCommand),

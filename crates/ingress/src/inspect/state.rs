@@ -22,7 +22,10 @@ pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump,
 }
 
 /// Waits until the state includes everything the log holds now.
-pub(super) fn catch_up(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<(), InspectError> {
+///
+/// # Errors
+/// [`InspectError::Behind`] where the fold has stopped.
+pub fn catch_up(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<(), InspectError> {
     let head = projector.log().head()?;
     loop {
         let status = projector.status();

@@ -14,8 +14,10 @@ pub(crate) mod log;
 mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
+mod source;
 pub(crate) mod state;
 pub(crate) mod topics;
+pub(crate) mod verify;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => return serve::run(&args, &config),
         Command::Bench(args) => return bench::run(&args, &config),
+        Command::Verify(args) => return verify::run(&args, &config),
         Command::Keys(command) => keys::run(&command, &config)?,
         Command::Resources(command) => resources::run(&command, &config)?,
         Command::Log(command) => log::run(&command, &config)?,

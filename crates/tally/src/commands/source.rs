@@ -1,0 +1,140 @@
+//! The log and the stored state of a data folder, for what reads the one and compares it with the other:
+//! from the folder, or beside the server that holds it.
+//!
+//! Beside a server the log is read from its own files or topic, so that the server does nothing for
+//! it; only positions and the stored state come from the server.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use serde::Deserialize;
+use tally_domain::{Offset, Partition};
+use tally_ingress::inspect;
+use tally_ingress::management::admin::INTERACTIONS;
+use tally_log::embedded::LogView;
+use tally_log::storage::RealStorage;
+use tally_log::{EventLog, LogMetrics};
+use tally_projector::{PartitionDump, Projector};
+
+use super::folder::{self, Folder, Opened};
+use crate::client::Client;
+use crate::config::{Config, LogKind};
+use crate::failure::{Failure, with_causes};
+use crate::serve::logs::{Logs, Partitions};
+
+/// See the [module](self).
+pub(crate) enum Source {
+    /// Held by this process.
+    Held {
+        /// Follows the log from where the stored state is.
+        projector: Box<Projector>,
+        // Let go of last.
+        opened: Opened,
+    },
+    /// Held by a server.
+    Beside {
+        /// Asks the server.
+        client: Client,
+        /// The log, read by this process.
+        log: Arc<dyn EventLog>,
+        /// Where the log is files: shows as much as the server says is there.
+        view: Option<LogView>,
+    },
+}
+
+#[derive(Deserialize)]
+struct Head {
+    log: String,
+    head: Offset,
+}
+
+impl Source {
+    /// Opens it.
+    pub(crate) fn open(config: &Config) -> Result<Self, Failure> {
+        match Folder::existing(config)? {
+            Folder::Opened(opened) => Ok(Self::Held {
+                projector: Box::new(opened.projector(config)?),
+                opened,
+            }),
+            Folder::Server(client) => Self::beside(client, config),
+        }
+    }
+
+    fn beside(client: Client, config: &Config) -> Result<Self, Failure> {
+        let registry = Registry::new();
+        match config.log.kind {
+            LogKind::Kafka => {
+                let partitions = Partitions::AsTheyAre(config.log.partitions.as_u32());
+                let logs = Logs::kafka(config, &registry, partitions)?;
+                Ok(Self::Beside {
+                    client,
+                    log: logs.interactions,
+                    view: None,
+                })
+            }
+            LogKind::Embedded => {
+                let metrics = LogMetrics::register(&registry).map_err(Failure::of)?;
+                let dir = config.data_dir.join("log");
+                let view = LogView::open(Arc::new(RealStorage), &dir, INTERACTIONS, &metrics);
+                let view = view.map_err(|error| {
+                    Failure::run(format!(
+                        "the log can't be read beside the server: {}",
+                        with_causes(&error)
+                    ))
+                })?;
+                Ok(Self::Beside {
+                    client,
+                    log: view.log(),
+                    view: Some(view),
+                })
+            }
+        }
+    }
+
+    /// The log. Beside a server it shows what was there at the last [`heads`](Self::heads).
+    pub(crate) fn log(&self) -> &Arc<dyn EventLog> {
+        match self {
+            Self::Held { opened, .. } => &opened.log,
+            Self::Beside { log, .. } => log,
+        }
+    }
+
+    /// Where the log ends now.
+    pub(crate) fn heads(&self) -> Result<Vec<Offset>, Failure> {
+        let Self::Beside {
+            client,
+            view: Some(view),
+            ..
+        } = self
+        else {
+            return self.log().head().map_err(Failure::of);
+        };
+        let mut lines = Vec::new();
+        client.lines("/admin/log/info", &mut lines)?;
+        let mut heads = Vec::new();
+        for line in lines.split(|byte| *byte == b'\n') {
+            if let Ok(Head { log, head }) = serde_json::from_slice(line)
+                && log == INTERACTIONS
+            {
+                heads.push(head);
+            }
+        }
+        view.advance(&heads).map_err(Failure::of)?;
+        Ok(heads)
+    }
+
+    /// A partition's state: here with all of the log applied, beside a server as it is there.
+    pub(crate) fn stored(&self, partition: Partition) -> Result<PartitionDump, Failure> {
+        match self {
+            Self::Held { projector, .. } => {
+                inspect::catch_up(projector, &folder::never).map_err(Failure::of)?;
+                projector.dump_partition(partition).map_err(Failure::of)
+            }
+            Self::Beside { client, .. } => {
+                let mut lines = Vec::new();
+                client.lines(&format!("/admin/state/partitions/{partition}"), &mut lines)?;
+                inspect::read_partition(&lines).map_err(Failure::of)
+            }
+        }
+    }
+}
