@@ -4,6 +4,7 @@
 //! - [`batch`]: how records come out of a log
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`kafka`]: a topic of a Kafka cluster as a log
+//! - [`limited`]: a log up to given offsets, no faster than a rate
 //! - [`storage`]: the narrow seam through which every file is touched
 //! - `simulation`: a disk that forgets what was not synced, for tests, behind the feature of that name
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
@@ -15,6 +16,7 @@ pub mod conformance;
 pub mod contract;
 pub mod embedded;
 pub mod kafka;
+pub mod limited;
 mod metrics;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -26,5 +28,6 @@ pub use contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
     OneRecord, ReadError,
 };
+pub use limited::LimitedLog;
 pub use metrics::LogMetrics;
 pub use trace::{NotATraceParent, TraceParent};

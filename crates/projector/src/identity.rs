@@ -15,9 +15,13 @@ use crate::metrics::Metrics;
 use crate::redo::{Redo, RedoFile};
 use crate::store::layout::{self, Place};
 use crate::store::{OpenStore, Store, StoreError};
+use crate::swap;
 
 /// The store's folder in the state's.
-const STORE: &str = "sled";
+pub(crate) const STORE: &str = "sled";
+
+/// What a state consists of, in its folder; the store first.
+pub(crate) const STATE_FILES: [&str; 3] = [STORE, "redo", DamageMark::NAME];
 
 /// What state remembers of its log and its fold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +141,7 @@ pub(crate) fn open_state(
         storage.create_dir_all(path).map_err(failed)
     };
     make_dir(dir)?;
+    swap::finish(storage, dir)?;
     let cause = match read_state(storage, dir, open_store, &wanted) {
         Ok(Some(opened)) => {
             check_against(log, &opened.partitions)?;
@@ -167,7 +172,7 @@ pub(crate) fn open_state(
         }
         Err(error) => return Err(error),
     };
-    let aside = set_aside(storage, dir, &[STORE, "redo", DamageMark::NAME])?;
+    let aside = set_aside(storage, dir, &STATE_FILES)?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
     let fresh = read_state(storage, dir, open_store, &wanted)?;

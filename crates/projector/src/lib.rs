@@ -14,6 +14,7 @@
 //! - [`store`]: the narrow trait behind which sled stands, and what is written there
 //! - [`identity`]: whose state this is, and when it must not be used
 //! - [`aside`]: where state goes that must not be used
+//! - [`swap`]: another state in its place
 //! - [`dump`]: a consistent copy of the whole state
 //! - [`verify`]: a fold of the log by itself, and how a state differs from it
 //! - [`dead_letters`]: what could not be folded, page by page
@@ -36,6 +37,7 @@ pub mod projector;
 pub mod redo;
 mod shared;
 pub mod store;
+pub mod swap;
 pub mod verify;
 pub mod waiters;
 pub mod worker;

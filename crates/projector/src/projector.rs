@@ -15,12 +15,13 @@ use tokio::sync::oneshot;
 
 use crate::checkpoint::CheckpointReport;
 use crate::dump::{self, PartitionDump, StateDump};
-use crate::error::{OpenError, StateError};
+use crate::error::{OpenError, StateError, with_causes};
 use crate::life::{Lasting, Life};
 use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::store::{OpenStore, SledStore, Store, StoreError};
+use crate::swap;
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
 
 /// How long a read waits for a state that is being opened again.
@@ -182,6 +183,36 @@ impl Projector {
         *self.current.write() = Some(Arc::new(life));
         self.lasting.metrics.reopened.inc();
         Ok(())
+    }
+
+    /// Puts the [shadow](crate::swap::shadow) in the place of the state, which is kept as the previous
+    /// one. Where the shadow can't be used, the state that was comes back.
+    ///
+    /// # Errors
+    /// Where the shadow is not there or can't be used; the state is then as it was.
+    pub fn swap(&self) -> Result<(), OpenError> {
+        let Lasting { storage, dir, .. } = &self.lasting;
+        if !swap::has_shadow(storage.as_ref(), dir)? {
+            return Err(StateError::Failed("there is no rebuilt state".to_owned()).into());
+        }
+        // So that whoever comes back to it has little to fold.
+        self.checkpoint()?;
+        let Err(refused) = self.reopen(|dir| swap::swap(storage.as_ref(), dir)) else {
+            return Ok(());
+        };
+        let why = with_causes(&refused);
+        tracing::error!(
+            why,
+            "the rebuilt state can't be used; the one before comes back"
+        );
+        self.reopen(|dir| {
+            if !swap::has_shadow(storage.as_ref(), dir)? {
+                swap::recall_previous(storage.as_ref(), dir)?;
+                swap::swap(storage.as_ref(), dir)?;
+            }
+            Ok(())
+        })?;
+        Err(refused)
     }
 
     /// The log it follows.

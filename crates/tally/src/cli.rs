@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::commands::{config, dead_letters, keys, log, resources, serve, state, topics, verify};
+use crate::commands::{
+    config, dead_letters, keys, log, rebuild, resources, serve, state, topics, verify,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     /// The state folded from the log: cat, info
     #[command(subcommand)]
     State(state::StateCommand),
+    /// Fold the state anew from the log, and put it in its place
+    Rebuild(rebuild::RebuildArgs),
     /// Compare the state with a fold of the log
     Verify(verify::VerifyArgs),
     /// The topics on a Kafka cluster: create, check, describe

@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tally_ingress::management::admin::{ResourceChange, ResourcesChanged};
 use tally_ingress::management::stream::StreamError;
 use ureq::http::{Response, StatusCode};
@@ -79,9 +80,18 @@ impl Client {
 
     /// Changes the catalogue; returns once the server has the change.
     pub(crate) fn change(&self, change: &ResourceChange) -> Result<ResourcesChanged, Failure> {
-        let body = serde_json::to_vec(change).map_err(Failure::of)?;
+        self.post("/admin/resources", change)
+    }
+
+    /// Sends something, and returns what the server says to it.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        what: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(what).map_err(Failure::of)?;
         let answer = self.send(|| {
-            let request = self.agent.post(self.url("/admin/resources"));
+            let request = self.agent.post(self.url(path));
             request
                 .header("Content-Type", "application/json")
                 .send(&body[..])

@@ -11,7 +11,7 @@ use tally_domain::{
     DeadLetterReason, Offset, Partition, Position, Resource, ResourceId, ResourceType,
 };
 
-use super::{Detail, Management, Parts, guard, health, stream};
+use super::{Detail, Management, Parts, guard, health, rebuild, stream};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::inspect::{self, DeadLetterList, InspectError, LogCat};
 
@@ -43,6 +43,9 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
         .route("/state/cat", web::get().to(state_cat))
         .route("/state/info", web::get().to(state_info))
         .route("/state/partitions/{partition}", web::get().to(partition))
+        .route("/state/swap", web::post().to(rebuild::swap))
+        .route("/rebuild", web::get().to(rebuild::show))
+        .route("/rebuild", web::post().to(rebuild::tell))
         .route("/dead-letters", web::get().to(dead_letters))
         .route(
             "/dead-letters/{partition}/{offset}",

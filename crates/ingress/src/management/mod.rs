@@ -6,6 +6,7 @@
 //! - [`readiness`]: whether this server should get requests
 //! - `health`: `/livez`, `/readyz`, `/metrics`
 //! - [`admin`]: `/admin/…`, what the command asks of a running server
+//! - [`rebuild`]: a rebuild that another process makes, and the swap at its end
 //! - `guard`: who may administer: this host, and no browser
 //! - [`stream`]: long answers from blocking code, bounded
 
@@ -13,6 +14,7 @@ pub mod admin;
 mod guard;
 mod health;
 pub mod readiness;
+pub mod rebuild;
 pub mod stream;
 
 use std::io;
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 use crate::catalogue::Catalogue;
 use crate::supervise;
 use readiness::{Code, Head, Reason, Sample, StallWatch, judge};
+use rebuild::Rebuild;
 
 /// How many long answers may be under way at once.
 const MAX_STREAMS: usize = 8;
@@ -58,6 +61,7 @@ pub struct Management {
     ready: IntGauge,
     resources: IntGauge,
     skipped: IntGauge,
+    rebuild: Rebuild,
     stalled_after: Duration,
     parts: OnceLock<Parts>,
     serving: AtomicBool,
@@ -97,6 +101,7 @@ impl Management {
             "Records of the catalogue's log that could not be read as a change.",
         )?;
         Ok(Arc::new(Self {
+            rebuild: Rebuild::register(&registry)?,
             registry,
             ready,
             resources,
@@ -189,6 +194,7 @@ impl Management {
 
     /// Brings up to date what is only looked at, before a scrape.
     fn refresh_metrics(&self) {
+        self.rebuild.refresh_metrics();
         let Some(parts) = self.parts.get() else {
             return;
         };

@@ -11,6 +11,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod rebuild;
 mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
@@ -37,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => return serve::run(&args, &config),
         Command::Bench(args) => return bench::run(&args, &config),
+        Command::Rebuild(args) => return rebuild::run(&args, &config),
         Command::Verify(args) => return verify::run(&args, &config),
         Command::Keys(command) => keys::run(&command, &config)?,
         Command::Resources(command) => resources::run(&command, &config)?,

@@ -4,6 +4,7 @@
 //! Beside a server the log is read from its own files or topic, so that the server does nothing for
 //! it; only positions and the stored state come from the server.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -11,10 +12,11 @@ use serde::Deserialize;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect;
 use tally_ingress::management::admin::INTERACTIONS;
+use tally_ingress::management::rebuild::RebuildProgress;
 use tally_log::embedded::LogView;
 use tally_log::storage::RealStorage;
 use tally_log::{EventLog, LogMetrics};
-use tally_projector::{PartitionDump, Projector};
+use tally_projector::{PartitionDump, Projector, swap};
 
 use super::folder::{self, Folder, Opened};
 use crate::client::Client;
@@ -135,6 +137,29 @@ impl Source {
                 client.lines(&format!("/admin/state/partitions/{partition}"), &mut lines)?;
                 inspect::read_partition(&lines).map_err(Failure::of)
             }
+        }
+    }
+
+    /// Says to the server how far a rebuild is, or that it has ended.
+    pub(crate) fn tell(&self, progress: Option<&RebuildProgress>) -> Result<(), Failure> {
+        match self {
+            Self::Held { .. } => Ok(()),
+            Self::Beside { client, .. } => client.post("/admin/rebuild", &progress),
+        }
+    }
+
+    /// Puts the state that was made in the place of the one that is used.
+    pub(crate) fn swap(self, dir: &Path) -> Result<(), Failure> {
+        match self {
+            Self::Held { projector, opened } => {
+                // So that whoever comes back to it has little to fold.
+                projector.checkpoint().map_err(Failure::of)?;
+                drop(projector);
+                let swapped = swap::swap(&RealStorage, dir).map_err(Failure::of);
+                drop(opened);
+                swapped
+            }
+            Self::Beside { client, .. } => client.post("/admin/state/swap", &()),
         }
     }
 }

@@ -43,9 +43,21 @@ pub(crate) fn projector(
     log: &Arc<dyn EventLog>,
     registry: &Registry,
 ) -> Result<Projector, Failure> {
+    let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
+    let options = projector_options(config);
+    Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
+        Failure::run(format!(
+            "the state can't be opened: {}",
+            with_causes(&error)
+        ))
+    })
+}
+
+/// How the settings say that a projector runs.
+pub(crate) fn projector_options(config: &Config) -> Options {
     let settings = &config.projector;
     let defaults = Options::default();
-    let options = Options {
+    Options {
         workers: match settings.workers.as_usize() {
             0 => defaults.workers,
             workers => workers,
@@ -55,14 +67,7 @@ pub(crate) fn projector(
         sled_cache_bytes: settings.cache_size.get(),
         max_waiters: settings.max_waiters.as_usize(),
         memory: settings.memory.as_usize(),
-    };
-    let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
-    Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
-        Failure::run(format!(
-            "the state can't be opened: {}",
-            with_causes(&error)
-        ))
-    })
+    }
 }
 
 /// Reads the catalogue.

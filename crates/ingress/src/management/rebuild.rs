@@ -1,0 +1,125 @@
+//! How far a rebuild is that another process makes beside this server, and the swap at its end.
+
+use std::time::{Duration, Instant};
+
+use actix_web::{HttpResponse, web};
+use parking_lot::Mutex;
+use prometheus::{Gauge, Registry};
+use serde::{Deserialize, Serialize};
+
+use super::{Detail, Management, health};
+
+/// A rebuild that has said nothing for so long is taken for ended.
+const SILENT_AFTER: Duration = Duration::from_secs(15);
+
+/// How far a rebuild is, as the command tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildProgress {
+    /// What it is at, in a few words.
+    pub step: String,
+    /// Events folded.
+    pub events: u64,
+    /// Of so many that the log holds.
+    pub of: u64,
+    /// Events a second, lately.
+    pub rate: f64,
+    /// Until it has caught up, in seconds, where that can be said.
+    pub remaining_seconds: Option<f64>,
+}
+
+/// What this server knows of it.
+pub(super) struct Rebuild {
+    ratio: Gauge,
+    remaining: Gauge,
+    said: Mutex<Option<(Instant, RebuildProgress)>>,
+}
+
+impl Rebuild {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name, help| {
+            let gauge = Gauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        Ok(Self {
+            ratio: gauge(
+                "tally_rebuild_ratio",
+                "How much of the log a running rebuild has folded, 0 to 1; 0 where none runs.",
+            )?,
+            remaining: gauge(
+                "tally_rebuild_remaining_seconds",
+                "How long a running rebuild takes until it has caught up; 0 where none runs.",
+            )?,
+            said: Mutex::default(),
+        })
+    }
+
+    /// What was said last, where that is not long ago.
+    fn now(&self) -> Option<RebuildProgress> {
+        let mut said = self.said.lock();
+        let fresh = |(at, _): &(Instant, RebuildProgress)| at.elapsed() < SILENT_AFTER;
+        if !said.as_ref().is_some_and(fresh) {
+            *said = None;
+        }
+        said.as_ref().map(|(_, progress)| progress.clone())
+    }
+
+    /// Brings the gauges up to date, before a scrape.
+    pub(super) fn refresh_metrics(&self) {
+        let now = self.now();
+        let part = |progress: &RebuildProgress| match progress.of {
+            0 => 1.0,
+            of => (number(progress.events) / number(of)).min(1.0),
+        };
+        self.ratio.set(now.as_ref().map_or(0.0, part));
+        let remaining = now.and_then(|progress| progress.remaining_seconds);
+        self.remaining.set(remaining.unwrap_or_default());
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is for a ratio")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// The progress of the rebuild that runs, or `null`.
+pub(super) async fn show(management: web::Data<Management>) -> HttpResponse {
+    HttpResponse::Ok().json(management.rebuild.now())
+}
+
+/// The command says how far it is; `null` says that it has ended.
+pub(super) async fn tell(
+    management: web::Data<Management>,
+    progress: web::Json<Option<RebuildProgress>>,
+) -> HttpResponse {
+    let said = progress
+        .into_inner()
+        .map(|progress| (Instant::now(), progress));
+    *management.rebuild.said.lock() = said;
+    HttpResponse::Ok().json(serde_json::Value::Null)
+}
+
+/// Puts the rebuilt state in the place of the one that serves.
+pub(super) async fn swap(management: web::Data<Management>) -> HttpResponse {
+    let swapped = web::block(move || {
+        let parts = management.parts.get()?;
+        Some(parts.projector.swap())
+    });
+    match swapped.await {
+        Ok(Some(Ok(()))) => HttpResponse::Ok().json(serde_json::Value::Null),
+        Ok(Some(Err(error))) => {
+            let mut why = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                why = format!("{why}: {error}");
+                cause = error.source();
+            }
+            HttpResponse::Conflict().json(Detail::new(format!(
+                "The rebuilt state can't be used, and the one before serves on: {why}"
+            )))
+        }
+        Ok(None) => health::failed("the server is starting"),
+        Err(error) => health::failed(&error.to_string()),
+    }
+}

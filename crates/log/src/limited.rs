@@ -1,0 +1,239 @@
+//! A log up to given offsets, read no faster than a given rate: for folding beside somebody who
+//! needs the same disk, to exactly one position.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tally_domain::{Offset, Position};
+
+use crate::batch::Batch;
+use crate::contract::{
+    AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
+    ReadError,
+};
+
+/// The longest pause for the rate, so that a reader ends when it is woken.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+
+/// See the [module](self). Nothing is appended through it, and how far its readers are is told to
+/// nobody.
+pub struct LimitedLog {
+    log: Arc<dyn EventLog>,
+    /// At most so many records a second, over all readers.
+    rate: Option<u64>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    until: Mutex<Vec<Offset>>,
+    moved: Condvar,
+    /// When the next record is due.
+    due: Mutex<Instant>,
+}
+
+impl LimitedLog {
+    /// Shows nothing of the log yet.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the log can't be asked where it begins.
+    pub fn new(log: Arc<dyn EventLog>, rate: Option<u64>) -> Result<Self, ReadError> {
+        let shared = Shared {
+            until: Mutex::new(log.first()?),
+            moved: Condvar::new(),
+            due: Mutex::new(Instant::now()),
+        };
+        Ok(Self {
+            log,
+            rate,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Shows the log below these offsets, which are in it; never less than before.
+    pub fn advance(&self, until: &[Offset]) {
+        let mut shown = self.shared.until.lock();
+        for (shown, until) in shown.iter_mut().zip(until) {
+            *shown = (*shown).max(*until);
+        }
+        drop(shown);
+        self.shared.moved.notify_all();
+    }
+}
+
+impl EventLog for LimitedLog {
+    fn identity(&self) -> LogIdentity {
+        self.log.identity()
+    }
+
+    fn append(&self, _records: Vec<NewRecord>, _done: AppendDone) -> Result<(), AppendRefused> {
+        Err(AppendRefused::Closed("it is for reading alone".to_owned()))
+    }
+
+    fn reader(&self, from: &[Position]) -> Result<Box<dyn LogReader>, ReadError> {
+        let inner = self.log.reader(from)?;
+        Ok(Box::new(LimitedReader {
+            wake_inner: Arc::new(Mutex::new(inner.waker())),
+            inner,
+            log: Arc::clone(&self.log),
+            shared: Arc::clone(&self.shared),
+            rate: self.rate,
+            next: from.to_vec(),
+            read: Batch::new(),
+            ahead: false,
+            woken: Arc::default(),
+        }))
+    }
+
+    fn first(&self) -> Result<Vec<Offset>, ReadError> {
+        self.log.first()
+    }
+
+    fn head(&self) -> Result<Vec<Offset>, ReadError> {
+        Ok(self.shared.until.lock().clone())
+    }
+
+    fn health(&self) -> LogHealth {
+        self.log.health()
+    }
+
+    fn stalled_for(&self) -> Option<Duration> {
+        None
+    }
+
+    fn close(&self, _deadline: Duration) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+type Wake = Box<dyn Fn() + Send + Sync>;
+
+struct LimitedReader {
+    log: Arc<dyn EventLog>,
+    wake_inner: Arc<Mutex<Wake>>,
+    inner: Box<dyn LogReader>,
+    shared: Arc<Shared>,
+    rate: Option<u64>,
+    next: Vec<Position>,
+    read: Batch,
+    /// The inner reader has passed records that were not shown yet.
+    ahead: bool,
+    woken: Arc<AtomicBool>,
+}
+
+impl LimitedReader {
+    fn until(until: &[Offset], position: Position) -> Offset {
+        let place = usize::try_from(position.partition).unwrap_or(usize::MAX);
+        until.get(place).copied().unwrap_or_default()
+    }
+
+    /// Waits until there is something to show; `false` where the time is up, or it was woken.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut until = self.shared.until.lock();
+        loop {
+            let more = |next: &Position| next.offset < Self::until(&until, *next);
+            if self.next.iter().any(more) {
+                return true;
+            }
+            if self.woken.swap(false, Ordering::AcqRel) {
+                return false;
+            }
+            match deadline {
+                Some(deadline) if Instant::now() >= deadline => return false,
+                Some(deadline) => {
+                    self.shared.moved.wait_until(&mut until, deadline);
+                }
+                None => self.shared.moved.wait(&mut until),
+            }
+        }
+    }
+
+    /// Takes from what was read what may be shown, and moves on.
+    fn take(&mut self, batch: &mut Batch) {
+        let until = self.shared.until.lock().clone();
+        let at = self.inner.positions();
+        for next in &mut self.next {
+            let limit = Self::until(&until, *next);
+            let mine = |record: &crate::BatchRecord<'_>| {
+                let Position { partition, offset } = record.position;
+                partition == next.partition && offset >= next.offset && offset < limit
+            };
+            for record in self.read.iter().filter(mine) {
+                batch.push(
+                    record.position.partition,
+                    record.position.offset,
+                    record.append_time_millis,
+                    record.key,
+                    record.value,
+                );
+            }
+            let read = at.iter().find(|at| at.partition == next.partition);
+            if let Some(read) = read {
+                self.ahead |= read.offset > limit;
+                next.offset = next.offset.max(read.offset.min(limit));
+            }
+        }
+    }
+
+    /// Waits as long as so many records take at the rate.
+    fn pace(&self, records: usize) {
+        let Some(rate) = self.rate else {
+            return;
+        };
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        let nanos = records.saturating_mul(1_000_000_000) / rate.max(1);
+        let mut due = self.shared.due.lock();
+        let now = Instant::now();
+        // What was not used is not saved up.
+        *due = (*due).max(now) + Duration::from_nanos(nanos);
+        let pause = due.saturating_duration_since(now);
+        drop(due);
+        let until = now + pause;
+        while Instant::now() < until && !self.woken.load(Ordering::Acquire) {
+            std::thread::sleep(MAX_PAUSE.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+}
+
+impl LogReader for LimitedReader {
+    fn next(&mut self, batch: &mut Batch, wait: Duration) -> Result<(), ReadError> {
+        batch.clear();
+        let deadline = Instant::now().checked_add(wait);
+        while batch.is_empty() {
+            if !self.wait(deadline) {
+                return Ok(());
+            }
+            if std::mem::take(&mut self.ahead) {
+                self.inner = self.log.reader(&self.next)?;
+                *self.wake_inner.lock() = self.inner.waker();
+            }
+            let left = deadline.map_or(wait, |at| at.saturating_duration_since(Instant::now()));
+            self.inner.next(&mut self.read, left.min(MAX_PAUSE))?;
+            self.take(batch);
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline)
+                || self.woken.swap(false, Ordering::AcqRel)
+            {
+                break;
+            }
+        }
+        self.pace(batch.len());
+        Ok(())
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        self.next.clone()
+    }
+
+    fn waker(&self) -> Wake {
+        let (shared, woken) = (Arc::clone(&self.shared), Arc::clone(&self.woken));
+        let wake_inner = Arc::clone(&self.wake_inner);
+        Box::new(move || {
+            woken.store(true, Ordering::Release);
+            (*wake_inner.lock())();
+            // A reader that looked before this waits by now.
+            drop(shared.until.lock());
+            shared.moved.notify_all();
+        })
+    }
+}
