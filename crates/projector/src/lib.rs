@@ -16,6 +16,7 @@
 //! - [`aside`]: where state goes that must not be used
 //! - [`swap`]: another state in its place
 //! - [`dump`]: a consistent copy of the whole state
+//! - `invariants`: what must be true of every state, looked at now and then
 //! - [`verify`]: a fold of the log by itself, and how a state differs from it
 //! - [`dead_letters`]: what could not be folded, page by page
 //! - [`export`]: copies of that in a log of its own, for others
@@ -29,6 +30,7 @@ pub mod dump;
 pub mod error;
 pub mod export;
 pub mod identity;
+mod invariants;
 mod life;
 mod loader;
 pub mod metrics;
@@ -43,7 +45,7 @@ pub mod waiters;
 pub mod worker;
 
 pub use checkpoint::CheckpointReport;
-pub use dump::{PartitionDump, StateDump};
+pub use dump::{PartitionDump, StateDump, StateSummary};
 pub use error::{OpenError, StateError};
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};

@@ -22,7 +22,7 @@ use crate::projector::{PartitionStatus, Status};
 use crate::shared::{Shared, Slot};
 use crate::store::{OpenStore, values};
 use crate::waiters::{Deliveries, Waiters};
-use crate::{identity, worker};
+use crate::{identity, invariants, worker};
 
 /// How long a state that is to be closed is waited for, by whoever reads it just now.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
@@ -139,6 +139,10 @@ impl Life {
             })?;
         }
         life.spawn("tally-checkpoint".to_owned(), crate::checkpoint::run)?;
+        let every = life.shared.options.check_interval;
+        if every > Duration::ZERO {
+            life.watch(every)?;
+        }
         Ok(life)
     }
 
@@ -161,6 +165,20 @@ impl Life {
         };
         let thread = std::thread::Builder::new().name(name).spawn(body);
         self.threads.lock().push(thread.map_err(OpenError::Thread)?);
+        Ok(())
+    }
+
+    /// Checks the state's invariants from now on. It may panic, and nothing but the checks ends.
+    fn watch(&self, every: Duration) -> Result<(), OpenError> {
+        let shared = Arc::clone(&self.shared);
+        let body = move || {
+            if catch_unwind(AssertUnwindSafe(|| invariants::run(&shared, every))).is_err() {
+                tracing::error!("the check of the state's invariants panicked and has ended");
+            }
+        };
+        let thread = std::thread::Builder::new().name("tally-check".to_owned());
+        let thread = thread.spawn(body).map_err(OpenError::Thread)?;
+        self.threads.lock().push(thread);
         Ok(())
     }
 

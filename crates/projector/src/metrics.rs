@@ -27,6 +27,7 @@ pub struct Metrics {
     pub(crate) checkpoint: CheckpointMetrics,
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) reopened: IntCounter,
+    pub(crate) invariants: InvariantMetrics,
 }
 
 /// The checkpoints' part of it.
@@ -41,6 +42,42 @@ pub(crate) struct CheckpointMetrics {
 }
 
 const REOPENED: &str = "Times the state was closed and opened again while serving, to recover it or to put another in its place.";
+
+/// What the state was found to be.
+#[derive(Clone)]
+pub(crate) struct InvariantMetrics {
+    violations: IntCounterVec,
+    last: IntGauge,
+}
+
+impl InvariantMetrics {
+    fn declare(declare: &Declare<'_>) -> Result<Self> {
+        let violations = declare.counter_by(
+            "invariant",
+            "tally_projector_invariant_violations_total",
+            "Values found that can't be right, each time they are found: likes and bookmarks that are not the number of users, more applied than the log has.",
+        )?;
+        for invariant in ["likes", "bookmarks", "applied"] {
+            // There from the start, so that the first one is seen as a rise.
+            violations.with_label_values(&[invariant]);
+        }
+        Ok(Self {
+            violations,
+            last: declare.gauge(
+                "tally_projector_invariants_checked_timestamp_seconds",
+                "When a check of the whole state's invariants ended last, since 1970; 0 before the first.",
+            )?,
+        })
+    }
+
+    pub(crate) fn violated(&self, invariant: &str) {
+        self.violations.with_label_values(&[invariant]).inc();
+    }
+
+    pub(crate) fn passed(&self) {
+        self.last.set(unix_seconds());
+    }
+}
 
 /// Makes and registers.
 struct Declare<'a>(&'a Registry);
@@ -148,6 +185,7 @@ impl Metrics {
                 "tally_projector_rebuilds_total",
                 "Times the state was set aside at start and rebuilt from the log, by cause.",
             )?,
+            invariants: InvariantMetrics::declare(&declare)?,
             reopened: declare.counter("tally_projector_reopened_total", REOPENED)?,
         })
     }

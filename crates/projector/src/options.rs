@@ -20,6 +20,8 @@ pub struct Options {
     /// that are written down and were not used lately are dropped, and read from the store when
     /// next needed. Remembered keys are never dropped for it; a quarter stays for values.
     pub memory: usize,
+    /// The pause between two checks of what must be true of every state; never, where it is zero.
+    pub check_interval: Duration,
 }
 
 impl Default for Options {
@@ -32,6 +34,7 @@ impl Default for Options {
             sled_cache_bytes: 64 << 20,
             max_waiters: 65_536,
             memory: 512 << 20,
+            check_interval: Duration::ZERO,
         }
     }
 }

@@ -14,7 +14,7 @@ use tally_log::storage::Storage;
 use tokio::sync::oneshot;
 
 use crate::checkpoint::CheckpointReport;
-use crate::dump::{self, PartitionDump, StateDump};
+use crate::dump::{self, PartitionDump, StateDump, StateSummary};
 use crate::error::{OpenError, StateError, with_causes};
 use crate::life::{Lasting, Life};
 use crate::loader::{AtHand, Wanted};
@@ -91,6 +91,8 @@ pub struct Projector {
     current: RwLock<Option<Arc<Life>>>,
     /// One at a time.
     reopening: Mutex<()>,
+    /// One copy of the whole state at a time.
+    copying: Mutex<()>,
 }
 
 impl Projector {
@@ -140,6 +142,7 @@ impl Projector {
             current: RwLock::new(Some(Arc::new(life))),
             lasting,
             reopening: Mutex::default(),
+            copying: Mutex::default(),
         })
     }
 
@@ -388,13 +391,25 @@ impl Projector {
         }
     }
 
-    /// A copy of the whole state, each partition as of one position. No checkpoint runs meanwhile.
+    /// A copy of the whole state, each partition as of one position. It takes the memory of the whole
+    /// state, so there is one at a time: another waits.
     ///
     /// # Errors
     /// Where the store can't be read.
     pub fn dump(&self) -> Result<StateDump, StateError> {
+        let _one = self.copying.lock();
         let life = self.life()?;
         life.shared.noted(dump::dump(&life.shared))
+    }
+
+    /// The whole state in a few numbers, each partition as of one position. It takes the memory of what
+    /// a partition has in memory.
+    ///
+    /// # Errors
+    /// Where the store can't be read.
+    pub fn summary(&self) -> Result<StateSummary, StateError> {
+        let life = self.life()?;
+        life.shared.noted(dump::summary(&life.shared))
     }
 
     /// A copy of one partition's state, as of one position. No checkpoint runs meanwhile.

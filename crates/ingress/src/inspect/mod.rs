@@ -22,7 +22,7 @@ use tally_projector::StateError;
 pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
 pub use partition::{PartitionLinesError, differences, partition_cat, read_partition};
-pub use state::{catch_up, dump, state_cat, state_info};
+pub use state::{catch_up, dump, state_cat, state_info, summary};
 
 /// Why not everything was written.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use tally_domain::{
     Counters, Digest, FOLD_VERSION, LogId, Offset, Resource, ResourceId, ResourceType,
 };
 use tally_log::EventLog;
-use tally_projector::{Projector, StateDump};
+use tally_projector::{Projector, StateDump, StateSummary};
 
 use super::{InspectError, write_line};
 
@@ -19,6 +19,18 @@ use super::{InspectError, write_line};
 pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
     catch_up(projector, stop)?;
     Ok(projector.dump()?)
+}
+
+/// The state in a few numbers, everything included that the log holds now.
+///
+/// # Errors
+/// [`InspectError::Behind`] where the fold has stopped.
+pub fn summary(
+    projector: &Projector,
+    stop: &dyn Fn() -> bool,
+) -> Result<StateSummary, InspectError> {
+    catch_up(projector, stop)?;
+    Ok(projector.summary()?)
 }
 
 /// Waits until the state includes everything the log holds now.
@@ -118,14 +130,14 @@ pub fn state_cat(dump: &StateDump, toggles: bool, out: &mut dyn Write) -> Result
 }
 
 #[derive(Serialize)]
-struct StateSummary<'a> {
+struct SummaryLine<'a> {
     log: LogId,
     partitions: u32,
     fold_version: u32,
     positions: &'a [Offset],
     digest: Text<Digest>,
-    resources: usize,
-    toggles: usize,
+    resources: u64,
+    toggles: u64,
     remembered_keys: u64,
     dead_letters: u64,
 }
@@ -136,21 +148,21 @@ struct StateSummary<'a> {
 /// [`InspectError::Write`].
 pub fn state_info(
     log: &dyn EventLog,
-    dump: &StateDump,
+    summary: &StateSummary,
     out: &mut dyn Write,
 ) -> Result<(), InspectError> {
     let identity = log.identity();
-    let summary = StateSummary {
+    let line = SummaryLine {
         log: identity.id,
         partitions: identity.partitions,
         fold_version: FOLD_VERSION,
-        positions: &dump.positions,
-        digest: Text(dump.digest),
-        resources: dump.counters.len(),
-        toggles: dump.toggles.len(),
-        remembered_keys: dump.remembered_keys,
-        dead_letters: dump.dead_letters,
+        positions: &summary.positions,
+        digest: Text(summary.digest),
+        resources: summary.resources,
+        toggles: summary.toggles,
+        remembered_keys: summary.remembered_keys,
+        dead_letters: summary.dead_letters,
     };
-    write_line(out, &StateLine { state: summary })?;
+    write_line(out, &StateLine { state: line })?;
     Ok(out.flush()?)
 }

@@ -155,8 +155,8 @@ async fn state_cat(
 
 async fn state_info(management: web::Data<Management>) -> HttpResponse {
     streamed(management, |parts, out, stop| {
-        let dump = inspect::dump(&parts.projector, stop)?;
-        inspect::state_info(parts.log.as_ref(), &dump, out)
+        let summary = inspect::summary(&parts.projector, stop)?;
+        inspect::state_info(parts.log.as_ref(), &summary, out)
     })
 }
 

@@ -37,7 +37,16 @@ fn copies_are_folds(log: &MemoryLog, projector: &Projector) {
     });
     positions.dedup();
     assert!(positions.len() > 2, "no copy was made in between");
-    assert_eq!(projector.dump().unwrap(), folded(log));
+    let dump = projector.dump().unwrap();
+    assert_eq!(dump, folded(log));
+    // The summary is of the same, without a copy.
+    let summary = projector.summary().unwrap();
+    assert_eq!(summary.digest, dump.digest);
+    assert_eq!(summary.positions, dump.positions);
+    let count = |many: usize| u64::try_from(many).unwrap();
+    assert_eq!(summary.resources, count(dump.counters.len()));
+    assert_eq!(summary.toggles, count(dump.toggles.len()));
+    assert_eq!(summary.remembered_keys, dump.remembered_keys);
 }
 
 /// Protects: a copy made while everything is in memory, and while checkpoints are written.

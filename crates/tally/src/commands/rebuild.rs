@@ -177,6 +177,7 @@ impl Rebuild {
         let options = Options {
             // A crash costs time alone here, and each checkpoint is a sync on the server's disk.
             checkpoint_interval: Duration::from_secs(60),
+            check_interval: Duration::ZERO,
             ..open::projector_options(config)
         };
         let shadow = Self::open(&log, &swap::shadow(dir), options)?;

@@ -50,9 +50,10 @@ pub(crate) fn run(command: &StateCommand, config: &Config) -> Result<(), Failure
         }
         (StateCommand::Info, Folder::Opened(opened)) => {
             let projector = opened.projector(config)?;
-            let dump = inspect::dump(&projector, &folder::never);
-            let dump = dump.map_err(Failure::of)?;
-            output::inspected(inspect::state_info(opened.log.as_ref(), &dump, &mut out))
+            let summary = inspect::summary(&projector, &folder::never);
+            let summary = summary.map_err(Failure::of)?;
+            let log = opened.log.as_ref();
+            output::inspected(inspect::state_info(log, &summary, &mut out))
         }
     }
 }

@@ -140,6 +140,8 @@ pub(crate) struct Projector {
     pub(crate) checkpoint_changes: Whole<1, 100_000_000>,
     pub(crate) memory: Size<{ 1 << 20 }, { 64 << 40 }>,
     pub(crate) cache_size: Size<{ 1 << 20 }, { 64 << 30 }>,
+    /// Zero: never.
+    pub(crate) check_interval: Span<0, 604_800_000>,
 }
 
 /// Log lines.

@@ -67,6 +67,7 @@ pub(crate) fn projector_options(config: &Config) -> Options {
         sled_cache_bytes: settings.cache_size.get(),
         max_waiters: settings.max_waiters.as_usize(),
         memory: settings.memory.as_usize(),
+        check_interval: settings.check_interval.get(),
     }
 }
 
