@@ -8,10 +8,12 @@ use tally_tests::kafka::{Kafka, ON_KAFKA};
 
 /// The test programs that run on Kafka as they are, and what of each is about the files of the
 /// embedded log.
-const PROGRAMS: [(&str, &[&str]); 4] = [
+const PROGRAMS: [(&str, &[&str]); 6] = [
     ("contract", &[]),
     ("errors", &[]),
     ("answers", &[]),
+    ("verify", &[]),
+    ("rebuild", &[]),
     (
         "durability",
         &[
