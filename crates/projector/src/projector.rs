@@ -198,6 +198,8 @@ impl Projector {
         if !swap::has_shadow(storage.as_ref(), dir)? {
             return Err(StateError::Failed("there is no rebuilt state".to_owned()).into());
         }
+        // Whoever copies the state holds it open, perhaps for long.
+        let _no_copy = self.copying.lock();
         // So that whoever comes back to it has little to fold.
         self.checkpoint()?;
         let Err(refused) = self.reopen(|dir| swap::swap(storage.as_ref(), dir)) else {
@@ -408,6 +410,7 @@ impl Projector {
     /// # Errors
     /// Where the store can't be read.
     pub fn summary(&self) -> Result<StateSummary, StateError> {
+        let _one = self.copying.lock();
         let life = self.life()?;
         life.shared.noted(dump::summary(&life.shared))
     }
