@@ -3,13 +3,15 @@
 //! A table with a clock's hand (Corbató's second chance, 1968): the hand goes over the table's
 //! places; a value that was used since it came by last stays for one more turn, one that was not
 //! goes. A value that changed since it was written down last always stays. Each call moves the
-//! hand over a few places only, so that whoever calls holds the partition's lock but shortly.
+//! hand over a few places only, so that whoever calls holds the partition's lock but shortly. Where the
+//! hand stands is the caller's: it is the same part of the way in all tables that are swept together.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hash};
 
 use hashbrown::{Equivalent, HashTable};
 
+use crate::state::PartitionState;
 use crate::words::{Resource, UserId};
 
 /// Hashes alike in every process, so that whatever depends on order does so everywhere.
@@ -57,7 +59,6 @@ impl Equivalent<(Resource, UserId)> for OfUser<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Cells<K, V> {
     table: HashTable<Held<K, V>>,
-    hand: usize,
     heap_bytes: usize,
 }
 
@@ -68,7 +69,6 @@ impl<K: HeldKey, V> Cells<K, V> {
     pub(crate) fn new() -> Self {
         Self {
             table: HashTable::new(),
-            hand: 0,
             heap_bytes: 0,
         }
     }
@@ -114,12 +114,17 @@ impl<K: HeldKey, V> Cells<K, V> {
         self.table.num_buckets()
     }
 
-    /// Moves the hand over so many places; whether anything was dropped.
-    pub(crate) fn sweep(&mut self, places: usize) -> bool {
+    /// Moves the hand from one part of a [`TURN`](crate::PartitionState::TURN) to another, which is at
+    /// most a turn further; whether anything was dropped.
+    pub(crate) fn sweep(&mut self, from: u64, to: u64) -> bool {
+        let places = self.places();
+        let place = |part: u64| {
+            let many = u128::from(part) * places as u128 / u128::from(PartitionState::TURN);
+            usize::try_from(many).unwrap_or(usize::MAX)
+        };
         let mut dropped = false;
-        for _ in 0..places.min(self.places()) {
-            self.hand = (self.hand + 1) % self.places();
-            let Ok(entry) = self.table.get_bucket_entry(self.hand) else {
+        for place in place(from)..place(to) {
+            let Ok(entry) = self.table.get_bucket_entry(place % places) else {
                 continue;
             };
             let held = entry.get();
