@@ -127,6 +127,10 @@ fn a_cut_where_a_file_is_missing_makes_the_log_sound() {
         }
         let damage = check(&disk, dir()).unwrap().damage.remove(0);
         assert_eq!(damage.file, files[gone.start].0);
+        for (file, _) in &files[gone.clone()] {
+            let same = cut(&disk, file, 0, None).unwrap();
+            assert_eq!(same.later_files, (files.len() - gone.end) as u64);
+        }
         let done = cut(&disk, &damage.file, damage.byte, Some(aside())).unwrap();
         assert_eq!(done.later_files, (files.len() - gone.end) as u64);
         for (later, bytes) in &files[gone.end..] {
