@@ -290,8 +290,12 @@ pub(crate) fn run(shared: &Shared) {
             }
             *wanted = false;
         }
-        // What failed is tried again in time, not at every batch.
-        let many = checkpointer.unwritten() == 0
+        // What failed is tried again in time, not at every batch; whoever's it was.
+        let failed = checkpointer.unwritten() > 0;
+        if failed {
+            due = due.min(Instant::now() + retry);
+        }
+        let many = !failed
             && (shared.changed() >= shared.options.checkpoint_changes || shared.memory_is_short());
         if over() || (Instant::now() < due && !many) {
             continue;

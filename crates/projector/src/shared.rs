@@ -37,6 +37,9 @@ pub(crate) struct Slot {
 /// How many places of a partition's tables, the largest at most, are gone over while its lock is held.
 const SWEEP_PLACES: usize = 4_096;
 
+/// Values that take less than this many bytes never hold up the fold whatever comes of checkpoints.
+const LEAST_EXCESS: usize = 64 << 10;
+
 /// Why the projector has stopped, or some of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
@@ -155,7 +158,8 @@ impl Shared {
     /// Whether it has to wait whatever comes of checkpoints: those that fail let it go on until then,
     /// but drop nothing.
     pub(crate) fn memory_is_exceeded(&self) -> bool {
-        self.values_memory() > self.room().saturating_mul(2)
+        // One batch may bring more than twice a tiny budget.
+        self.values_memory() > self.room().saturating_mul(2).max(LEAST_EXCESS)
     }
 
     /// Drops from memory what the store has and nobody used lately, where there is too much. Only

@@ -180,10 +180,10 @@ fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
             return Err(Ended::Full);
         }
         checkpointer.pause(Duration::from_millis(100));
-        // One that went well may not have been enough, where others brought values meanwhile. One that
+        // One that went well may not have been enough, where others brought values meanwhile; one that
         // failed comes again in its time.
         let now = checkpointer.rounds();
-        if std::mem::replace(&mut asked, now) != now && checkpointer.unwritten() == 0 {
+        if std::mem::replace(&mut asked, now) != now {
             checkpointer.wake();
         }
     }
