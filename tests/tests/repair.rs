@@ -7,7 +7,8 @@ use tally_tests::{Folder, load::Load};
 
 /// Protects whoever has a damaged log and no backup: the check says where, a repair without `--yes`
 /// says what it would give up and changes nothing, one with it leaves a sound log, keeps what it cut,
-/// and the server starts with the fold of what is left. And protects a log in use.
+/// and the server starts with the fold of what is left. And protects a log in use, and one in another
+/// folder than the place that is given.
 #[test]
 fn a_damaged_log_is_cut_where_the_check_says_and_serves_again() {
     let folder = Folder::new().with("TALLY__LOG__SEGMENT_SIZE", "4 MiB");
@@ -33,6 +34,16 @@ fn a_damaged_log_is_cut_where_the_check_says_and_serves_again() {
     let (file, rest) = damage.split_once(", byte ").expect("a place");
     let byte = rest.split(':').next().expect("a byte");
     let place = format!("{file}:{byte}");
+
+    let other = Folder::new();
+    let _ = other.run(&["resources", "add", "quest", "1"]).ok();
+    let elsewhere = other.run(&["log", "repair", "--cut-at", &place, "--yes"]);
+    assert_eq!(elsewhere.status.code(), Some(2), "{}", elsewhere.stderr);
+    assert!(
+        elsewhere.stderr.contains("data_dir"),
+        "{}",
+        elsewhere.stderr
+    );
 
     let before = folder.files();
     let plan = folder.run(&["log", "repair", "--cut-at", &place]);

@@ -3,17 +3,17 @@
 //! A table with a clock's hand (Corbató's second chance, 1968): the hand goes over the table's
 //! places; a value that was used since it came by last stays for one more turn, one that was not
 //! goes. A value that changed since it was written down last always stays. Each call moves the
-//! hand over a few places only, so that whoever calls holds the partition's lock but shortly.
+//! hand over a few places only, so that whoever calls holds the partition's lock but shortly. Where the
+//! hand stands is the caller's: it is the same part of the way in all tables that are swept together.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, Hash};
 
+use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashTable};
 
+use crate::state::PartitionState;
 use crate::words::{Resource, UserId};
-
-/// Hashes alike in every process, so that whatever depends on order does so everywhere.
-const HASHER: foldhash::fast::FixedState = foldhash::fast::FixedState::with_seed(0);
 
 /// A value in memory.
 #[derive(Debug, Clone)]
@@ -57,7 +57,9 @@ impl Equivalent<(Resource, UserId)> for OfUser<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Cells<K, V> {
     table: HashTable<Held<K, V>>,
-    hand: usize,
+    /// Seeded anew for each table, so that nobody can choose resources that all fall into one place.
+    /// It decides what is dropped first, and no result: those do not depend on any order.
+    hasher: RandomState,
     heap_bytes: usize,
 }
 
@@ -68,7 +70,7 @@ impl<K: HeldKey, V> Cells<K, V> {
     pub(crate) fn new() -> Self {
         Self {
             table: HashTable::new(),
-            hand: 0,
+            hasher: RandomState::default(),
             heap_bytes: 0,
         }
     }
@@ -79,14 +81,14 @@ impl<K: HeldKey, V> Cells<K, V> {
 
     pub(crate) fn get<Q: Hash + Equivalent<K>>(&self, key: &Q) -> Option<&Held<K, V>> {
         let same = |held: &Held<K, V>| key.equivalent(&held.key);
-        let held = self.table.find(HASHER.hash_one(key), same)?;
+        let held = self.table.find(self.hasher.hash_one(key), same)?;
         held.used.set(true);
         Some(held)
     }
 
     pub(crate) fn get_mut<Q: Hash + Equivalent<K>>(&mut self, key: &Q) -> Option<&mut Held<K, V>> {
         let same = |held: &Held<K, V>| key.equivalent(&held.key);
-        let held = self.table.find_mut(HASHER.hash_one(key), same)?;
+        let held = self.table.find_mut(self.hasher.hash_one(key), same)?;
         held.used.set(true);
         Some(held)
     }
@@ -94,7 +96,7 @@ impl<K: HeldKey, V> Cells<K, V> {
     /// Adds a value whose key is not there.
     pub(crate) fn insert(&mut self, key: K, value: V, changed: bool) {
         self.heap_bytes += key.heap_bytes();
-        let hash = HASHER.hash_one(&key);
+        let hash = self.hasher.hash_one(&key);
         let held = Held {
             key,
             value,
@@ -102,7 +104,7 @@ impl<K: HeldKey, V> Cells<K, V> {
             used: Cell::new(true),
         };
         self.table
-            .insert_unique(hash, held, |held| HASHER.hash_one(&held.key));
+            .insert_unique(hash, held, |held| self.hasher.hash_one(&held.key));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
@@ -114,12 +116,17 @@ impl<K: HeldKey, V> Cells<K, V> {
         self.table.num_buckets()
     }
 
-    /// Moves the hand over so many places; whether anything was dropped.
-    pub(crate) fn sweep(&mut self, places: usize) -> bool {
+    /// Moves the hand from one part of a [`TURN`](crate::PartitionState::TURN) to another, which is at
+    /// most a turn further; whether anything was dropped.
+    pub(crate) fn sweep(&mut self, from: u64, to: u64) -> bool {
+        let places = self.places();
+        let place = |part: u64| {
+            let many = u128::from(part) * places as u128 / u128::from(PartitionState::TURN);
+            usize::try_from(many).unwrap_or(usize::MAX)
+        };
         let mut dropped = false;
-        for _ in 0..places.min(self.places()) {
-            self.hand = (self.hand + 1) % self.places();
-            let Ok(entry) = self.table.get_bucket_entry(self.hand) else {
+        for place in place(from)..place(to) {
+            let Ok(entry) = self.table.get_bucket_entry(place % places) else {
                 continue;
             };
             let held = entry.get();
@@ -136,7 +143,7 @@ impl<K: HeldKey, V> Cells<K, V> {
     pub(crate) fn shrink(&mut self) {
         if self.table.capacity() > 4 * self.table.len() + 64 {
             self.table
-                .shrink_to(self.table.len(), |held| HASHER.hash_one(&held.key));
+                .shrink_to(self.table.len(), |held| self.hasher.hash_one(&held.key));
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct PartitionState {
     last_event: Option<(Offset, EventId)>,
     counters: Cells<Resource, Counters>,
     toggles: Cells<(Resource, UserId), Toggles>,
+    /// Where the clock's hand stands in each table, in parts of a [`TURN`](Self::TURN).
+    hand: u64,
     sweeps: u64,
     keys: RememberedKeys,
     keys_taken: u64,
@@ -76,6 +78,9 @@ pub struct PartitionState {
 }
 
 impl PartitionState {
+    /// A whole turn of [`sweep`](Self::sweep).
+    pub const TURN: u64 = 1 << 32;
+
     /// The state before the first record of `partition`, in a log of `partitions`.
     #[must_use]
     pub fn new(partition: Partition, partitions: u32, rules: Rules) -> Self {
@@ -87,6 +92,7 @@ impl PartitionState {
             last_event: None,
             counters: Cells::new(),
             toggles: Cells::new(),
+            hand: 0,
             sweeps: 0,
             keys: RememberedKeys::new(rules),
             keys_taken: 0,
@@ -275,8 +281,9 @@ impl PartitionState {
         changes
     }
 
-    /// How much memory the values and the remembered keys take, in bytes: as tables are filled on
-    /// average, so that it may be up to a third more for a while.
+    /// How much memory the values and the remembered keys take, in bytes. Values are counted as in a
+    /// table that is two thirds full; one that has just grown takes half more than that, and while it
+    /// grows the old one stands beside it.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.counters.bytes() + self.toggles.bytes() + self.keys.bytes()
@@ -295,13 +302,16 @@ impl PartitionState {
         self.sweeps
     }
 
-    /// Goes over so many places of the tables, and drops what has neither changed since the last
-    /// [`take_changes`](Self::take_changes) nor been used since the last turn. Only for a caller
-    /// whose backing answers with those changes already: a dropped value is asked of it when it is
-    /// next needed.
-    pub fn sweep(&mut self, places: usize) {
-        let counters = self.counters.sweep(places);
-        let toggles = self.toggles.sweep(places);
+    /// Goes over a part of each table, of [`TURN`](Self::TURN) at most, from where the last call ended,
+    /// and drops what has neither changed since the last [`take_changes`](Self::take_changes) nor been
+    /// used since the last turn. The part is the same of each, so that none turns faster. Only for a
+    /// caller whose backing answers with those changes already: a dropped value is asked of it when it
+    /// is next needed.
+    pub fn sweep(&mut self, part: u64) {
+        let end = self.hand + part.min(Self::TURN);
+        let counters = self.counters.sweep(self.hand, end);
+        let toggles = self.toggles.sweep(self.hand, end);
+        self.hand = end % Self::TURN;
         self.sweeps += u64::from(counters || toggles);
     }
 
@@ -314,8 +324,8 @@ impl PartitionState {
     /// Drops all that has not changed since the last [`take_changes`](Self::take_changes), as
     /// [`sweep`](Self::sweep) does.
     pub fn forget_unchanged(&mut self) {
-        self.sweep(usize::MAX);
-        self.sweep(usize::MAX);
+        self.sweep(Self::TURN);
+        self.sweep(Self::TURN);
         self.shrink();
     }
 

@@ -51,12 +51,12 @@ pub(crate) struct Checkpointer {
     dir: PathBuf,
     identity: Identity,
     progress: Mutex<Progress>,
-    /// How many puts of it could not be written.
+    /// How many changed values of it could not be written; 0 where there is none.
     unwritten: AtomicUsize,
     /// The store failed or a worker died over its work: nothing may be written any more.
     given_up: AtomicBool,
     last: Mutex<Option<Instant>>,
-    /// How many checkpoints were tried, each of which drops values where memory is short.
+    /// How many checkpoints were tried. One that goes well drops values where memory is short.
     rounds: AtomicU64,
     wanted: Mutex<bool>,
     changed: Condvar,
@@ -92,7 +92,7 @@ impl Checkpointer {
         *self.last.lock()
     }
 
-    /// How many checkpoints there were that went well.
+    /// How many checkpoints were tried, whatever came of them.
     pub(crate) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
     }
@@ -244,8 +244,8 @@ impl Checkpointer {
     /// more memory than what they would write.
     fn keep_unwritten(&self, progress: &mut Progress, redo: &Redo) {
         let redo = redo.last_puts();
-        let puts = usize::try_from(redo.puts()).unwrap_or(usize::MAX);
-        self.unwritten.store(puts, Ordering::Relaxed);
+        self.unwritten
+            .store(redo.changed().max(1), Ordering::Relaxed);
         progress.unwritten = Some(redo);
     }
 
@@ -256,15 +256,7 @@ impl Checkpointer {
             // The redo file stays: the next start opens the store anew and puts it again. This
             // store would perhaps say that it is flushed the next time, and forget all the same.
             self.give_up();
-            shared.fail(
-                &[],
-                format!(
-                    "the state store failed: {}; restart to recover",
-                    with_causes(&error)
-                ),
-                true,
-            );
-            return Err(error.into());
+            return shared.noted(Err(error.into()));
         }
         Ok(())
     }
@@ -298,8 +290,12 @@ pub(crate) fn run(shared: &Shared) {
             }
             *wanted = false;
         }
-        // What failed is tried again in time, not at every batch.
-        let many = checkpointer.unwritten() == 0
+        // What failed is tried again in time, not at every batch; whoever's it was.
+        let failed = checkpointer.unwritten() > 0;
+        if failed {
+            due = due.min(Instant::now() + retry);
+        }
+        let many = !failed
             && (shared.changed() >= shared.options.checkpoint_changes || shared.memory_is_short());
         if over() || (Instant::now() < due && !many) {
             continue;

@@ -68,7 +68,7 @@ fn take(redo: &mut Redo, partition: Partition, slot: &Slot, done: &mut Offset) -
         return None;
     }
     let changes = state.take_changes();
-    slot.changed.store(0, Ordering::Relaxed);
+    redo.add_changed(slot.changed.swap(0, Ordering::Relaxed));
     let next_key = state.keys().next_sequence();
     // A chunk is written whole, so the first one begins before the first new key.
     let first_new = changes

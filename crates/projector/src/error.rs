@@ -108,8 +108,8 @@ pub enum OpenError {
     /// The log can't be read.
     #[error("the log can't be read to open the state")]
     Read(#[from] ReadError),
-    /// The state can't be read or written.
-    #[error("the state can't be opened")]
+    /// The state can't be read or written; it is left as it is.
+    #[error("the state can't be opened: see to what the system says of it, and start again")]
     State(#[from] StateError),
     /// A thread can't be started.
     #[error("a projector thread can't be started")]
@@ -117,6 +117,17 @@ pub enum OpenError {
     /// A metric was registered twice.
     #[error("the projector's metrics can't be registered")]
     Metrics(#[from] prometheus::Error),
+}
+
+impl OpenError {
+    /// A store that can't be opened, but is not damaged.
+    pub(crate) fn store(error: StoreError) -> Self {
+        if error.is_held() {
+            Self::Held(error)
+        } else {
+            Self::State(StateError::Store(error))
+        }
+    }
 }
 
 /// Why the state can't be read or written down.

@@ -220,7 +220,8 @@ impl<'a> Exporter<'a> {
         for (partition, last) in (0..).zip(self.last_copied()?) {
             let next = last.map_or(0, |offset| offset.saturating_add(1));
             let offset = next;
-            let (all, left) = count(self.shared, Position { partition, offset })?;
+            let left = count(self.shared, Position { partition, offset });
+            let (all, left) = self.shared.noted(left)?;
             lanes.push(Lane {
                 partition,
                 next,
@@ -372,7 +373,8 @@ impl<'a> Exporter<'a> {
                 partition: lane.partition,
                 offset: lane.next,
             };
-            match page(self.shared, from, 1)?.pop() {
+            let letter = page(self.shared, from, 1);
+            match self.shared.noted(letter)?.pop() {
                 Some(letter) => letters.push((place, letter)),
                 // What a replay brings again was copied before.
                 None => {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tally_domain::{FOLD_VERSION, LogId, Partition, PartitionState, Position, Rules};
+use tally_domain::{FOLD_VERSION, LogId, Offset, Partition, PartitionState, Position, Rules};
 use tally_log::storage::Storage;
 use tally_log::{EventLog, LogIdentity, OneRecord, ReadError};
 
@@ -13,6 +13,7 @@ use crate::aside::set_aside;
 use crate::error::{OpenError, StateError};
 use crate::metrics::Metrics;
 use crate::redo::{Redo, RedoFile};
+use crate::remains;
 use crate::store::layout::{self, Place};
 use crate::store::{OpenStore, Store, StoreError};
 use crate::swap;
@@ -123,7 +124,8 @@ pub(crate) struct OpenedState {
 }
 
 /// Opens the state of a log. State that is damaged or of another fold is set aside, where the log
-/// is whole and so can bring it back.
+/// is whole and so can bring it back, and nothing that is left of the state says that it is another
+/// log's, or a newer one's. Whatever else fails changes nothing.
 pub(crate) fn open_state(
     log: &dyn EventLog,
     storage: &dyn Storage,
@@ -144,7 +146,7 @@ pub(crate) fn open_state(
     swap::finish(storage, dir)?;
     let cause = match read_state(storage, dir, open_store, &wanted) {
         Ok(Some(opened)) => {
-            check_against(log, &opened.partitions)?;
+            check_against(log, &places(&opened.partitions))?;
             return Ok(opened);
         }
         Ok(None) => {
@@ -156,8 +158,8 @@ pub(crate) fn open_state(
             }
             "fold_version"
         }
-        Err(OpenError::State(StateError::Store(error))) if error.is_held() => {
-            return Err(OpenError::Held(error));
+        Err(OpenError::State(StateError::Store(error))) if !error.damage => {
+            return Err(OpenError::store(error));
         }
         Err(OpenError::State(cause @ (StateError::Damaged(_) | StateError::Store(_)))) => {
             tracing::error!(error = %cause, "the state can't be used; it is a cache of the log");
@@ -172,13 +174,14 @@ pub(crate) fn open_state(
         }
         Err(error) => return Err(error),
     };
+    remains::check(log, storage, dir, open_store, &wanted)?;
     let aside = set_aside(storage, dir, &STATE_FILES)?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
     let fresh = read_state(storage, dir, open_store, &wanted)?;
     let fresh =
         fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
-    check_against(log, &fresh.partitions)?;
+    check_against(log, &places(&fresh.partitions))?;
     Ok(fresh)
 }
 
@@ -392,11 +395,31 @@ fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
         .map(|(partition, offset)| Position { partition, offset }))
 }
 
+/// Where partitions stand in the log, as far as that is checked.
+fn places(partitions: &[PartitionState]) -> Vec<(Partition, Place)> {
+    let place = |state: &PartitionState| Place {
+        next_offset: state.next_offset(),
+        last_event: state.last_event(),
+        ..Place::default()
+    };
+    let all = partitions.iter();
+    all.map(|state| (state.partition(), place(state))).collect()
+}
+
 /// Refuses state that this log did not make.
-fn check_against(log: &dyn EventLog, partitions: &[PartitionState]) -> Result<(), OpenError> {
+pub(crate) fn check_against(
+    log: &dyn EventLog,
+    places: &[(Partition, Place)],
+) -> Result<(), OpenError> {
+    let (firsts, heads) = (log.first()?, log.head()?);
+    let at = |offsets: &[Offset], partition: Partition| {
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        offsets.get(place).copied().unwrap_or_default()
+    };
     let mut last_events = Vec::new();
-    for ((state, first), head) in partitions.iter().zip(log.first()?).zip(log.head()?) {
-        let (partition, next_offset) = (state.partition(), state.next_offset());
+    for (partition, place) in places {
+        let (partition, next_offset) = (*partition, place.next_offset);
+        let (first, head) = (at(&firsts, partition), at(&heads, partition));
         if next_offset > head {
             return Err(OpenError::AheadOfLog {
                 partition,
@@ -411,7 +434,7 @@ fn check_against(log: &dyn EventLog, partitions: &[PartitionState]) -> Result<()
                 first,
             });
         }
-        let last = state.last_event().filter(|(offset, _)| *offset >= first);
+        let last = place.last_event.filter(|(offset, _)| *offset >= first);
         last_events.extend(last.map(|(offset, id)| (Position { partition, offset }, id)));
     }
     let positions: Vec<Position> = last_events.iter().map(|(position, _)| *position).collect();

@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod options;
 pub mod projector;
 pub mod redo;
+mod remains;
 mod shared;
 pub mod store;
 pub mod swap;

@@ -1,13 +1,15 @@
 //! Values that the fold needs and memory lacks, read from the store beside the fold.
 //!
-//! A fold worker never waits for the store. Where an event needs a value that is not in memory, the
-//! event is *parked* with all that follow it in its partition, and the worker's loader, a thread of
-//! its own, reads what they need; the other partitions are folded meanwhile. While a partition is
-//! parked nothing changes in it: thus what was read stays true until the fold takes it, whatever
-//! checkpoints are written and whatever is dropped from memory meanwhile.
+//! Where an event needs a value that is not in memory, the event is *parked* with all that follow it
+//! in its partition, and the worker's loader, a thread of its own, reads what they need, for
+//! [`JOB_RECORDS`] at a time; the other partitions are folded meanwhile. Only where more is parked than
+//! the worker may hold does it wait for the store. While a partition is parked nothing changes in it:
+//! thus what was read stays true until the fold takes it, whatever checkpoints are written and
+//! whatever is dropped from memory meanwhile.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
 use hashbrown::HashMap;
@@ -19,6 +21,9 @@ use tally_log::BatchRecord;
 use crate::error::StateError;
 use crate::shared::Shared;
 use crate::store::values::{EntryKey, EntryValue, find};
+
+/// For how many records a job reads at most: its answer is waited for, and so is its end at a stop.
+const JOB_RECORDS: usize = 1_000;
 
 /// What was read from the store of one partition.
 #[derive(Debug, Default)]
@@ -108,10 +113,28 @@ impl Wanted {
 
     /// Reads it, each bucket once for counters and once for toggles.
     pub(crate) fn load(self, shared: &Shared, partition: Partition) -> Result<Loaded, StateError> {
+        self.load_while(shared, partition, || true)
+    }
+
+    /// The same; fails as soon as nobody `wants` it any more.
+    fn load_while(
+        self,
+        shared: &Shared,
+        partition: Partition,
+        wants: impl Fn() -> bool,
+    ) -> Result<Loaded, StateError> {
+        let bucket = |bucket| {
+            if wants() {
+                shared.bucket(partition, bucket)
+            } else {
+                Err(StateError::Failed("it is being stopped".to_owned()))
+            }
+        };
         let mut loaded = Loaded::default();
         let counters = self.counters.into_iter();
         let counters = counters.map(|resource| (EntryKey::counters(resource), resource));
-        each(shared, partition, counters.collect(), |resource, value| {
+        let counters = counters.collect();
+        each(counters, shared.buckets, bucket, |resource, value| {
             let counters = match value {
                 Some(EntryValue::Counters(counters)) => Some(counters),
                 Some(EntryValue::Toggles(..)) | None => None,
@@ -124,28 +147,33 @@ impl Wanted {
             .filter(|(resource, _)| loaded.counters.get(resource) != Some(&None))
             .map(|(resource, user)| (EntryKey::toggles(resource, &user), (resource, user)));
         let toggles = toggles.collect();
-        each(shared, partition, toggles, |(resource, user), value| {
-            let toggles = match value {
-                Some(EntryValue::Toggles(_, toggles)) => Some(toggles),
-                Some(EntryValue::Counters(_)) | None => None,
-            };
-            let users = loaded.toggles.entry(resource).or_default();
-            users.insert(user, toggles);
-        })?;
+        each(
+            toggles,
+            shared.buckets,
+            bucket,
+            |(resource, user), value| {
+                let toggles = match value {
+                    Some(EntryValue::Toggles(_, toggles)) => Some(toggles),
+                    Some(EntryValue::Counters(_)) | None => None,
+                };
+                let users = loaded.toggles.entry(resource).or_default();
+                users.insert(user, toggles);
+            },
+        )?;
         Ok(loaded)
     }
 }
 
 /// Visits what the store says of each key.
 fn each<T>(
-    shared: &Shared,
-    partition: Partition,
     wanted: Vec<(EntryKey, T)>,
+    buckets: u32,
+    stored: impl Fn(u32) -> Result<Vec<u8>, StateError>,
     mut visit: impl FnMut(T, Option<EntryValue<'_>>),
 ) -> Result<(), StateError> {
     let bucketed = wanted.into_iter();
     let mut bucketed: Vec<_> = bucketed
-        .map(|(key, what)| (key.bucket(shared.buckets), key, what))
+        .map(|(key, what)| (key.bucket(buckets), key, what))
         .collect();
     bucketed.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     bucketed.dedup_by(|a, b| a.1 == b.1);
@@ -153,7 +181,7 @@ fn each<T>(
     let mut at = None;
     for (bucket, key, what) in bucketed {
         if at != Some(bucket) {
-            value = shared.bucket(partition, bucket)?;
+            value = stored(bucket)?;
             at = Some(bucket);
         }
         visit(what, find(&value, &key)?);
@@ -221,13 +249,13 @@ impl Parked {
         }
     }
 
-    /// What the loader shall read, where it was not asked yet.
+    /// What the loader shall read next, where it is not asked already.
     pub(crate) fn ask(&mut self, state: &PartitionState, told: bool) -> Option<Wanted> {
         if self.is_empty() || std::mem::replace(&mut self.asked, true) {
             return None;
         }
         let mut wanted = Wanted::default();
-        for record in &self.records {
+        for record in self.records.iter().take(JOB_RECORDS) {
             if let Ok(event) = tally_domain::decode(&record.value) {
                 let Event {
                     resource,
@@ -287,7 +315,8 @@ pub(crate) fn run(
     wake: &(dyn Fn() + Send + Sync),
 ) {
     for Job { partition, wanted } in jobs {
-        let load = AssertUnwindSafe(|| wanted.load(shared, partition));
+        let wants = || !shared.quit.load(Ordering::Acquire);
+        let load = AssertUnwindSafe(|| wanted.load_while(shared, partition, wants));
         let loaded = std::panic::catch_unwind(load).unwrap_or_else(|_| {
             let why = "reading the store panicked; the service's log has the cause";
             Err(StateError::Failed(why.to_owned()))

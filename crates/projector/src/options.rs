@@ -16,9 +16,10 @@ pub struct Options {
     pub sled_cache_bytes: u64,
     /// How many requests may wait for the fold at once.
     pub max_waiters: usize,
-    /// The budget for counters, toggles and remembered keys in memory, in bytes. Past it values
-    /// that are written down and were not used lately are dropped, and read from the store when
-    /// next needed. Remembered keys are never dropped for it; a quarter stays for values.
+    /// The budget for counters, toggles and remembered keys in memory, in bytes. Remembered keys are
+    /// never dropped for it: values have what those leave of it, and at least a quarter, on top where
+    /// keys take more than the rest. Past seven eighths of their share, values that are written down
+    /// and were not used lately are dropped, and read from the store when next needed.
     pub memory: usize,
     /// The pause between two checks of what must be true of every state; never, where it is zero.
     pub check_interval: Duration,

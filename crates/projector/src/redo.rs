@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use tally_log::storage::Storage;
 
 use crate::error::StateError;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, values};
 
 const MAGIC: &[u8; 8] = b"TALLYRD1";
 const HEADER: usize = 16;
@@ -38,13 +38,18 @@ const PUTS_PER_FLUSH: u64 = 50_000;
 pub struct Redo {
     bytes: Vec<u8>,
     puts: u64,
+    changed: usize,
 }
 
 impl Default for Redo {
     fn default() -> Self {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&[0; 8]);
-        Self { bytes, puts: 0 }
+        Self {
+            bytes,
+            puts: 0,
+            changed: 0,
+        }
     }
 }
 
@@ -65,6 +70,17 @@ impl Redo {
     #[must_use]
     pub fn puts(&self) -> u64 {
         self.puts
+    }
+
+    /// Adds to how many changed values it has: a put may have many of them.
+    pub fn add_changed(&mut self, values: usize) {
+        self.changed = self.changed.saturating_add(values);
+    }
+
+    /// How many changed values it has. Of a file that is not known.
+    #[must_use]
+    pub fn changed(&self) -> usize {
+        self.changed
     }
 
     /// How many bytes of puts.
@@ -106,6 +122,7 @@ impl Redo {
         let mut redo = Self {
             bytes: file,
             puts: 0,
+            changed: 0,
         };
         let (mut puts, mut read) = (0, HEADER);
         for (key, value) in redo.iter() {
@@ -138,7 +155,8 @@ impl Redo {
         })
     }
 
-    /// The same without the puts that later ones overwrite; the others stay in their order.
+    /// The same without the puts that later ones overwrite; the others stay in their order. What
+    /// those changed counts still, but not for more than the puts that stay have values.
     #[must_use]
     pub fn last_puts(&self) -> Self {
         let last: HashMap<_, _> = (0u64..)
@@ -149,8 +167,10 @@ impl Redo {
         for (number, (key, value)) in (0u64..).zip(self.iter()) {
             if last.get(key) == Some(&number) {
                 redo.put(key, value);
+                redo.add_changed(values::count_in(key, value));
             }
         }
+        redo.changed = redo.changed.min(self.changed);
         redo
     }
 

@@ -34,8 +34,11 @@ pub(crate) struct Slot {
     pub(crate) all_in_memory: AtomicBool,
 }
 
-/// How many places of a partition's tables are gone over while its lock is held.
+/// How many places of a partition's tables, the largest at most, are gone over while its lock is held.
 const SWEEP_PLACES: usize = 4_096;
+
+/// Values that take less than this many bytes never hold up the fold whatever comes of checkpoints.
+const LEAST_EXCESS: usize = 64 << 10;
 
 /// Why the projector has stopped, or some of it.
 #[derive(Debug, Clone)]
@@ -125,23 +128,39 @@ impl Shared {
         self.slots.iter().map(memory).sum()
     }
 
-    /// The budget: at least a quarter of it is the values', however many keys are remembered.
-    fn budget(&self) -> usize {
+    /// What values take of it, in bytes.
+    fn values_memory(&self) -> usize {
+        self.memory().saturating_sub(self.keys_memory())
+    }
+
+    /// What remembered keys take of it, in bytes. They are never dropped.
+    fn keys_memory(&self) -> usize {
         let keys = |slot: &Slot| slot.keys_memory.load(Ordering::Relaxed);
-        let keys = self.slots.iter().map(keys).sum::<usize>();
-        self.options
-            .memory
-            .max(keys.saturating_add(self.options.memory / 4))
+        self.slots.iter().map(keys).sum()
+    }
+
+    /// The values' share of the budget, in bytes: what remembered keys leave, and at least a quarter
+    /// however many there are. Values alone are measured by it, as only they can be dropped.
+    fn room(&self) -> usize {
+        let memory = self.options.memory;
+        memory.saturating_sub(self.keys_memory()).max(memory / 4)
     }
 
     /// Whether values shall be dropped.
     pub(crate) fn memory_is_short(&self) -> bool {
-        self.memory() > self.budget() / 8 * 7
+        self.values_memory() > self.room() / 8 * 7
     }
 
     /// Whether the fold has to wait until some are.
     pub(crate) fn memory_is_full(&self) -> bool {
-        self.memory() > self.budget()
+        self.values_memory() > self.room()
+    }
+
+    /// Whether it has to wait whatever comes of checkpoints: those that fail let it go on until then,
+    /// but drop nothing.
+    pub(crate) fn memory_is_exceeded(&self) -> bool {
+        // One batch may bring more than twice a tiny budget.
+        self.values_memory() > self.room().saturating_mul(2).max(LEAST_EXCESS)
     }
 
     /// Drops from memory what the store has and nobody used lately, where there is too much. Only
@@ -151,18 +170,21 @@ impl Shared {
         if !self.memory_is_short() {
             return;
         }
-        let target = self.budget() / 4 * 3;
+        let target = self.room() / 4 * 3;
         let places = self.slots.iter().map(|slot| slot.state.lock().places());
+        let steps = places.max().unwrap_or(0).div_ceil(SWEEP_PLACES).max(1);
+        // The same part of each table, large or small: a hand that turns faster than the others would
+        // find what is used most not used since, and drop it first.
+        let part = PartitionState::TURN.div_ceil(u64::try_from(steps).unwrap_or(u64::MAX));
         // The first turn takes the marks of use away.
-        let steps = 3 * (places.max().unwrap_or(0) / SWEEP_PLACES + 1);
-        for _ in 0..steps {
+        for _ in 0..steps.saturating_mul(3) {
             for slot in &self.slots {
                 let mut state = slot.state.lock();
                 slot.all_in_memory.store(false, Ordering::Relaxed);
-                state.sweep(SWEEP_PLACES);
+                state.sweep(part);
                 slot.note(&state);
             }
-            if self.memory() <= target {
+            if self.values_memory() <= target {
                 break;
             }
         }

@@ -111,9 +111,9 @@ fn follow(shared: &Shared, reader: &mut dyn LogReader, mut fold: Fold<'_>) -> Re
                 return Err(error.into());
             }
         }
-        fold.take_loaded()?;
-        let next = fold.applied(&read);
-        fold.complete(&next);
+        // What is decided waits for no value of another.
+        fold.tell(&read);
+        let next = fold.take_loaded(&read)?;
         if next != at {
             shared.log.applied(&next);
             at = next;
@@ -155,8 +155,8 @@ fn finished(shared: &Shared, positions: &[Position]) -> bool {
 }
 
 /// Calls for a checkpoint where many values changed or memory is short, and waits where far too many
-/// changed or memory is full: it is bounded by that. Where there are no more checkpoints, the
-/// worker ends.
+/// changed or memory is full: it is bounded by that. A checkpoint that failed lets the fold go on,
+/// but not past twice the memory. Where there are no more checkpoints, the worker ends.
 fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
     let enough = shared.options.checkpoint_changes;
     if shared.changed() < enough && !shared.memory_is_short() {
@@ -165,8 +165,10 @@ fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
     let checkpointer = &shared.checkpointer;
     let round = checkpointer.rounds();
     checkpointer.wake();
+    let mut asked = round;
     let too_much = || {
         shared.changed() >= enough.saturating_mul(4)
+            || shared.memory_is_exceeded()
             // One checkpoint drops what can be dropped; one that failed is tried again in its time.
             || (shared.memory_is_full()
                 && checkpointer.rounds() == round
@@ -178,6 +180,12 @@ fn wait_for_checkpoint(shared: &Shared) -> Result<(), Ended> {
             return Err(Ended::Full);
         }
         checkpointer.pause(Duration::from_millis(100));
+        // One that went well may not have been enough, where others brought values meanwhile; one that
+        // failed comes again in its time.
+        let now = checkpointer.rounds();
+        if std::mem::replace(&mut asked, now) != now {
+            checkpointer.wake();
+        }
     }
     Ok(())
 }
@@ -274,11 +282,14 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    /// Folds what waited for values that are loaded now. Where too much waits, it waits as well.
-    fn take_loaded(&mut self) -> Result<(), Ended> {
+    /// Folds what waited for values that are loaded now, and tells who waits for it. Where too much
+    /// waits, it waits as well. Up to where all is applied, of what was read up to `read`.
+    fn take_loaded(&mut self, read: &[Position]) -> Result<Vec<Position>, Ended> {
+        let mut next = self.applied(read);
         loop {
             let waiting: usize = self.parked.iter().map(Parked::bytes).sum();
-            let done = if waiting > PARKED_BYTES && !self.shared.quit.load(Ordering::Acquire) {
+            let quit = self.shared.quit.load(Ordering::Acquire);
+            let done = if waiting > PARKED_BYTES && !quit {
                 match self.done.recv_timeout(Duration::from_millis(100)) {
                     Err(mpsc::RecvTimeoutError::Timeout) => continue,
                     Err(mpsc::RecvTimeoutError::Disconnected) => return Err(loader_ended()),
@@ -286,14 +297,19 @@ impl<'a> Fold<'a> {
                 }
             } else {
                 match self.done.try_recv() {
-                    Err(mpsc::TryRecvError::Empty) => return Ok(()),
+                    Err(mpsc::TryRecvError::Empty) => return Ok(next),
                     Err(mpsc::TryRecvError::Disconnected) => return Err(loader_ended()),
                     Ok(done) => done,
                 }
             };
             let (partition, loaded) = done;
-            let loaded = self.shared.noted(loaded)?;
+            let loaded = match loaded {
+                // It was given up for that.
+                Err(_) if self.shared.quit.load(Ordering::Acquire) => return Ok(next),
+                loaded => self.shared.noted(loaded)?,
+            };
             self.unpark(partition, loaded)?;
+            next = self.tell(read);
         }
     }
 
@@ -408,6 +424,14 @@ impl<'a> Fold<'a> {
         if let Some(fates) = self.fates.get_mut(place) {
             fates.push((id, fate));
         }
+    }
+
+    /// Tells who waits what came of their events, of what was read up to `read`; up to where all is
+    /// applied.
+    fn tell(&mut self, read: &[Position]) -> Vec<Position> {
+        let next = self.applied(read);
+        self.complete(&next);
+        next
     }
 
     fn complete(&mut self, positions: &[Position]) {

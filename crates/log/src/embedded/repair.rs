@@ -57,7 +57,7 @@ impl Cut {
     }
 }
 
-/// Why a log can't be cut there. Nothing was changed.
+/// Why a log is not cut there. Nothing was changed, but where it [failed in the midst](Self::Halfway).
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     /// As for opening it.
@@ -79,6 +79,18 @@ pub enum RepairError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The disk failed while the log was cut.
+    #[error(
+        "the log is cut in part, and what is moved so far stands in {aside}: nothing is lost, make the same cut again",
+        aside = aside.display()
+    )]
+    Halfway {
+        /// Where what is cut is kept.
+        aside: PathBuf,
+        /// What failed.
+        #[source]
+        cause: OpenError,
+    },
 }
 
 /// The part of a segment that stays.
@@ -97,25 +109,31 @@ struct Repair<'a> {
     cut: Cut,
 }
 
-/// Cuts the log in `dir`, which must not be open anywhere, at a byte of one of its segments' files;
-/// or only says what that would give up, where `aside` is `None`. The folder `aside` is made.
+/// Cuts the log in `dir`, which must not be open anywhere, at a byte of one of its segments' files, or
+/// where one is missing between others; or only says what that would give up, where `aside` is `None`.
+/// The folder `aside` is made.
 ///
 /// # Errors
-/// [`RepairError`]; where it is an error of the disk in the midst of it, the same can be done again.
+/// [`RepairError`]; after [`RepairError::Halfway`] the same can be done again.
 pub fn repair(
     storage: &dyn Storage,
     dir: &Path,
     (file, byte): (&Path, u64),
     aside: Option<&Path>,
 ) -> Result<Cut, RepairError> {
-    let names = storage.list(dir).map_err(OpenError::io("listed", dir))?;
+    // Where there is no such folder, locking would make one.
+    storage.list(dir).map_err(OpenError::io("listed", dir))?;
     let _lock = super::lock(storage, dir)?;
+    // Whoever held it until now may have added files.
+    let names = storage.list(dir).map_err(OpenError::io("listed", dir))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
     numbers.sort_unstable();
     let number = file
         .file_name()
         .and_then(|n| segment::number_of(Path::new(n)));
-    let number = number.filter(|number| numbers.contains(number));
+    // One that is missing between others is a place to cut too: the check names it.
+    let all = numbers.first().copied().zip(numbers.last().copied());
+    let number = number.filter(|number| all.is_some_and(|(a, z)| (a..=z).contains(number)));
     let number = number.ok_or_else(|| RepairError::NoSuchFile(file.to_owned()))?;
     let identity = identity::read(storage, dir)?;
     let identity = identity
@@ -132,7 +150,11 @@ pub fn repair(
     };
     let kept = repair.plan(number, byte)?;
     if let Some(aside) = aside {
-        repair.carry_out(number, kept, aside)?;
+        let done = repair.carry_out(number, kept, aside);
+        done.map_err(|cause| RepairError::Halfway {
+            aside: aside.to_owned(),
+            cause,
+        })?;
         repair.cut.aside = Some(aside.to_owned());
     }
     Ok(repair.cut)
@@ -187,7 +209,8 @@ impl Repair<'_> {
         match header(number) {
             Ok(header) => Ok(header.base),
             Err(error) => {
-                let before = number.checked_sub(1).filter(|n| self.numbers.contains(n));
+                // Files between may be missing: then it is there that the log ends.
+                let before = self.numbers.iter().copied().rfind(|n| *n < number);
                 let Some(before) = before else {
                     return Err(error);
                 };
@@ -207,7 +230,7 @@ impl Repair<'_> {
     fn kept(&self, number: u64, byte: u64) -> Result<Option<Kept>, RepairError> {
         let path = &self.cut.file;
         let start = header_bytes(self.identity.partitions);
-        if byte < start {
+        if byte < start || !self.numbers.contains(&number) {
             return Ok(None);
         }
         let io = OpenError::io("read", path);
@@ -300,12 +323,17 @@ impl Repair<'_> {
         storage
             .create_dir_all(aside)
             .map_err(OpenError::io("made", aside))?;
+        // What is synced into it is durable only where its own name is.
+        let above = aside.parent().unwrap_or(self.dir);
+        let synced = storage.sync_dir(above);
+        synced.map_err(OpenError::io("synced", above))?;
         let path = &self.cut.file;
         if let Some(kept) = &kept {
             let to = aside.join(path.file_name().unwrap_or_default());
             self.keep(kept.file.as_ref(), &to)?;
         }
-        let all_of_it = kept.is_none().then_some(number);
+        let all_of_it = kept.is_none() && self.numbers.contains(&number);
+        let all_of_it = all_of_it.then_some(number);
         let later = self.numbers.iter().copied().filter(|n| *n > number);
         for number in later.collect::<Vec<_>>().into_iter().rev().chain(all_of_it) {
             let from = segment::path_of(self.dir, number);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use tally_log::embedded::{Cut, RepairError, check, repair};
-use tally_log::simulation::SimDisk;
+use tally_log::simulation::{Op, SimDisk};
+use tally_log::storage::Storage as _;
 
 use crate::support::{Contents, PATIENCE, dir, fill, open, read_all, segment};
 use tally_log::EventLog as _;
@@ -14,9 +15,14 @@ fn aside() -> &'static Path {
 
 /// A closed log of a few segments.
 fn closed() -> (SimDisk, Contents) {
+    closed_with(60)
+}
+
+/// One of so many records.
+fn closed_with(records: u32) -> (SimDisk, Contents) {
     let disk = SimDisk::default();
     let (log, _) = open(&disk);
-    let all = fill(&log, "a", 60);
+    let all = fill(&log, "a", records);
     log.close(PATIENCE).unwrap();
     drop(log);
     (disk.copy(), all)
@@ -107,18 +113,77 @@ fn a_cut_at_the_damage_makes_the_log_sound() {
     assert!(matches!(nowhere, RepairError::NoSuchFile(_)));
 }
 
-/// A repair that is cut off itself can be done again, and loses nothing of what stands before.
+/// Where files are missing between others, the check names the first of them, and a cut there leaves
+/// what stands before.
+#[test]
+fn a_cut_where_a_file_is_missing_makes_the_log_sound() {
+    let (whole, all) = closed_with(140);
+    let files = segments(&whole);
+    assert!(files.len() > 3);
+    for gone in [1..2, 1..3, 2..3] {
+        let disk = whole.copy();
+        for (file, _) in &files[gone.clone()] {
+            disk.remove(file).unwrap();
+        }
+        let damage = check(&disk, dir()).unwrap().damage.remove(0);
+        assert_eq!(damage.file, files[gone.start].0);
+        for (file, _) in &files[gone.clone()] {
+            let same = cut(&disk, file, 0, None).unwrap();
+            assert_eq!(same.later_files, (files.len() - gone.end) as u64);
+        }
+        let done = cut(&disk, &damage.file, damage.byte, Some(aside())).unwrap();
+        assert_eq!(done.later_files, (files.len() - gone.end) as u64);
+        for (later, bytes) in &files[gone.end..] {
+            let kept = aside().join(later.file_name().unwrap());
+            assert_eq!(&disk.bytes(&kept), bytes, "{later:?}");
+        }
+        is_sound(&disk, &all, &done);
+    }
+}
+
+/// An error of the disk in the midst of it says that it is half done, and what to do.
+#[test]
+fn a_cut_that_fails_half_way_says_so() {
+    let (whole, all) = closed();
+    let disk = whole.copy();
+    let mut renames = 0;
+    disk.set_fault(move |_, op| {
+        renames += usize::from(op == Op::Rename);
+        (renames == 2).then_some(std::io::ErrorKind::Other)
+    });
+    let failed = cut(&disk, &segment(2), 0, Some(aside())).unwrap_err();
+    assert!(matches!(failed, RepairError::Halfway { .. }), "{failed}");
+    assert!(failed.to_string().contains("cut again"), "{failed}");
+    disk.heal();
+    let done = cut(&disk, &segment(2), 0, Some(Path::new("/again"))).unwrap();
+    let report = check(&disk, dir()).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    let (log, _) = open(&disk);
+    let left = read_all(&log).unwrap();
+    assert!(left.len() < all.len() && done.later_files < 2, "{done:?}");
+}
+
+/// A repair that is cut off itself can be done again, and loses nothing: what stands before the cut is
+/// in the log, what stands behind it is in one of the folders aside.
 #[test]
 fn a_repair_can_be_done_again_after_a_crash() {
     let (whole, all) = closed();
+    let files = segments(&whole);
+    let again = Path::new("/again");
     for changes in 0..20 {
         for seed in 0..10 {
             let disk = whole.copy();
             disk.crash_after(changes);
             let _ = cut(&disk, &segment(2), 900, Some(aside()));
             let disk = disk.after_crash(seed);
-            let again = Path::new("/again");
             let done = cut(&disk, &segment(2), 900, Some(again)).unwrap();
+            for (file, bytes) in files.iter().filter(|(file, _)| *file >= segment(2)) {
+                let name = file.file_name().unwrap();
+                let kept = [aside(), again].map(|folder| folder.join(name));
+                let kept = kept.iter().filter(|file| disk.files().contains(file));
+                let whole = kept.filter(|file| disk.bytes(file) == *bytes).count();
+                assert!(whole > 0, "{file:?} {changes} {seed}");
+            }
             let report = check(&disk, dir()).unwrap();
             assert!(report.is_whole(), "{report:?}");
             let (log, _) = open(&disk);

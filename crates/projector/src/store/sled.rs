@@ -1,5 +1,6 @@
 //! [sled] behind the narrow trait: one tree, plain puts, flushed when we say so.
 
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -55,8 +56,10 @@ fn guarded<T>(
             damage: match &error {
                 sled::Error::Corruption { .. }
                 | sled::Error::ReportableBug(_)
+                // Its settings are always the same ones: they read back as others.
+                | sled::Error::Unsupported(_)
                 | sled::Error::CollectionNotFound(_) => true,
-                sled::Error::Io(_) | sled::Error::Unsupported(_) => false,
+                sled::Error::Io(error) => tells_of_damage(error.kind()),
             },
             why: error.to_string(),
         }),
@@ -66,6 +69,24 @@ fn guarded<T>(
             damage: true,
         }),
     }
+}
+
+/// Whether an error is about what stands in sled's files. What the system can't do at the moment (a full
+/// disk, too many open files, no permission, a disk that does not answer) has damaged nothing, and a
+/// later start may find the state as it was.
+fn tells_of_damage(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        // sled's own words for what it finds.
+        ErrorKind::Other
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::UnexpectedEof
+            // A file of it is gone, or something else stands in its place.
+            | ErrorKind::NotFound
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+    )
 }
 
 impl Store for SledStore {
@@ -104,5 +125,35 @@ impl Store for SledStore {
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
         guarded("size", || self.db.size_on_disk())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects: what the system can't do for now is not taken for damage, which would throw the
+    /// state away; what sled finds in its files is.
+    #[test]
+    fn only_what_stands_in_the_files_is_damage() {
+        let told = |error: std::io::Error| {
+            // As sled gives it the first time, and whenever it is asked again.
+            let first = sled::Error::Io(error);
+            let again = first.clone();
+            let damage = |error| guarded::<()>("put", || Err(error)).unwrap_err().damage;
+            assert_eq!(damage(first), damage(again.clone()), "{again}");
+            damage(again)
+        };
+        // EACCES, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS, EDQUOT
+        for errno in [13, 5, 24, 23, 12, 28, 30, 122] {
+            let error = std::io::Error::from_raw_os_error(errno);
+            assert!(!told(error), "{errno}");
+        }
+        for kind in [ErrorKind::Other, ErrorKind::UnexpectedEof] {
+            assert!(told(kind.into()), "{kind}");
+        }
+        let found = sled::Error::ReportableBug(String::new());
+        assert!(guarded::<()>("get", || Err(found)).unwrap_err().damage);
+        assert!(guarded::<()>("get", || panic!("sled")).unwrap_err().damage);
     }
 }

@@ -16,6 +16,7 @@
 //! | n | the user's name |
 //! | 1, or 5 varints | toggles, or counters: views, likes, shares, bookmarks, comments |
 
+use tally_domain::remembered::RememberedKey;
 use tally_domain::{Counters, Partition, Resource, ResourceType, Toggles, UserId};
 
 use super::layout;
@@ -159,6 +160,21 @@ pub fn entries(mut value: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, State
         value = rest;
         Some(Ok(entry))
     })
+}
+
+/// How many values a put of a checkpoint has: buckets and chunks of remembered keys have many. A dead
+/// letter counts as in the state that it is taken from.
+#[must_use]
+pub fn count_in(key: &[u8], sealed: Option<&[u8]>) -> usize {
+    let Some((value, _)) = sealed.and_then(<[u8]>::split_last_chunk::<4>) else {
+        return 1;
+    };
+    match key.first() {
+        Some(&layout::VALUES) => entries(value).count(),
+        Some(b'k') => value.len() / RememberedKey::BYTES,
+        Some(b'd') => 1 + value.len() / 128,
+        Some(_) | None => 1,
+    }
 }
 
 /// What a bucket says of a key.

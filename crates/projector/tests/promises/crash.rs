@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tally_log::simulation::{Op, SimDisk};
 use tally_log::storage::Storage as _;
 use tally_projector::redo::{Redo, RedoFile};
-use tally_projector::store::{SledStore, Store as _, layout};
-use tally_projector::{Projector, StateError};
+use tally_projector::store::{SledStore, Store, layout};
+use tally_projector::{OpenError, Projector, StateError, StoreError};
 
 use crate::common::{
-    FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, eventually, folded, history, photograph,
-    recovers, refusal, waiter,
+    FaultyDisk, FaultyStore, LIMIT, MemoryLog, Opening, catch_up, eventually, folded, history,
+    photograph, recovers, refusal, waiter,
 };
 
 /// What a checkpoint does to the state's folder, in order; the store's puts come before `remove`.
@@ -198,6 +198,38 @@ fn a_crash_while_recovering() {
         assert!(format!("{error:?}").contains("the disk is gone"));
         recovers(&scene.log, crashed.path(), 0..=0);
     }
+}
+
+/// Protects: an error of the store while a start finishes a checkpoint, as a full disk or too many open
+/// files bring it, is a refusal and no damage: nothing is set aside or folded again, and a later start
+/// finds the state as it was.
+#[test]
+fn what_the_store_cannot_do_at_a_start_is_no_damage() {
+    let (scene, album) = Scene::photographed();
+    let renamed = album.path().join(RENAMED.to_string());
+    let failing = |fails: fn(&FaultyStore)| {
+        let open = move |dir: &Path| -> Result<Box<dyn Store>, StoreError> {
+            let store = FaultyStore::open(dir)?;
+            fails(&store);
+            Ok(Box::new(store))
+        };
+        let log = scene.log.arc();
+        let storage = std::sync::Arc::new(tally_log::storage::RealStorage);
+        let registry = prometheus::Registry::new();
+        let options = crate::common::options();
+        let opened = Projector::open_on(Box::new(open), log, storage, &renamed, options, &registry);
+        let error = refusal(opened);
+        assert!(matches!(error, OpenError::State(_)), "{error}");
+        assert!(error.to_string().contains("start again"), "{error}");
+    };
+    failing(FaultyStore::fail_reads);
+    failing(|store| store.fail_at(0));
+    failing(|store| store.fail_at(3));
+    for entry in std::fs::read_dir(&renamed).unwrap() {
+        let name = entry.unwrap().file_name();
+        assert!(!name.to_string_lossy().starts_with("set-aside"), "{name:?}");
+    }
+    recovers(&scene.log, &renamed, 0..=0);
 }
 
 /// Protects: an error at any step of a checkpoint fails that checkpoint alone: the fold goes on,

@@ -135,7 +135,8 @@ fn damage_that_the_fold_meets_is_rebuilt() {
     }
     projector.reopen(|_| Ok(())).unwrap();
     assert!(wait(told).is_ok());
-    assert_eq!(opening.replayed(), EVENTS + 1);
+    catch_up(&projector);
+    eventually("all is counted", || opening.replayed() == EVENTS + 1);
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }
 

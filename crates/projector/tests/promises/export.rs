@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tally_domain::{LogId, Offset, Partition};
 use tally_log::{AppendError, AppendRefused, ReadError};
+use tally_projector::store::{SledStore, Store as _, layout};
 use tally_projector::{OpenError, Projector};
 
 use crate::common::{
@@ -70,6 +71,34 @@ fn once(copies: Letters) -> Letters {
         .into_iter()
         .map(|(partition, letters)| (partition, without(letters)))
         .collect()
+}
+
+/// Protects: a letter whose damage nobody but the copies has met stops nothing of the fold, but is said,
+/// and the next start brings it back.
+#[test]
+fn damage_that_the_copies_meet_is_rebuilt() {
+    let (log, to, dir) = (new_log(), new_log(), tempfile::tempdir().unwrap());
+    let mut letters = Letters::new();
+    add_letters(&log, 3, &mut letters);
+    open(&log, dir.path()).stop(LIMIT).unwrap();
+    let key = layout::dead_letter_key(2, letters[&2][1].0);
+    let store = SledStore::open(&dir.path().join("sled"), 1 << 20).unwrap();
+    let mut value = store.get(&key).unwrap().unwrap();
+    value[0] ^= 1;
+    store.put(&key, Some(&value)).unwrap();
+    store.flush().unwrap();
+    drop(store);
+
+    let projector = exporting(&Opening::default(), &log, &to, dir.path());
+    eventually("the damage is said", || projector.status().restart);
+    let failure = projector.status().failure.unwrap();
+    assert!(failure.contains("damaged"), "{failure}");
+    drop(projector);
+    let opening = Opening::default();
+    let projector = exporting(&opening, &log, &to, dir.path());
+    assert_eq!(opening.counted("tally_projector_rebuilds_total"), 1);
+    eventually("all copies", || once(copies(&to)) == letters);
+    drop(projector);
 }
 
 fn exporting(opening: &Opening, log: &MemoryLog, to: &MemoryLog, dir: &Path) -> Projector {

@@ -310,6 +310,63 @@ fn damaged_state_is_refused_where_the_log_is_cut() {
     assert!(try_open(&log, dir.path()).is_ok(), "the damage was undone");
 }
 
+/// Protects: state that is damaged is still nobody else's: as long as anything of it says so, it is not
+/// set aside and folded again from another log, an older one, or one of another history.
+#[test]
+fn damaged_state_of_another_log_is_refused() {
+    let (log, dir) = written();
+    let restored = |records| {
+        let older = log.older(10);
+        older.add_all(&history(200, records));
+        older
+    };
+    type Is = fn(&OpenError) -> bool;
+    let others: [(MemoryLog, Is); 3] = [
+        (MemoryLog::new(), |error| {
+            matches!(error, OpenError::OtherLog { .. })
+        }),
+        (restored(0), |error| {
+            matches!(error, OpenError::AheadOfLog { .. })
+        }),
+        (restored(400), |error| {
+            matches!(error, OpenError::OtherHistory { .. })
+        }),
+    ];
+    let refuses = |is: Is, other: &MemoryLog, what: &str| {
+        let error = refusal(try_open(other, dir.path()));
+        assert!(is(&error), "{what}: {error}");
+        assert_eq!(set_aside(dir.path()), 0, "{what}");
+    };
+    let mark = dir.path().join("damaged");
+    std::fs::write(&mark, "as somebody found").unwrap();
+    for (other, is) in &others {
+        refuses(*is, other, "a mark");
+    }
+    std::fs::remove_file(&mark).unwrap();
+    for key in read_at_start(&log, dir.path()) {
+        damage_value(dir.path(), &key);
+        for (other, is) in &others {
+            // Only the identity names the log; another one is then shorter, or has other events.
+            let is: Is = if key == layout::IDENTITY {
+                |error| {
+                    let ahead = matches!(error, OpenError::AheadOfLog { .. });
+                    ahead || matches!(error, OpenError::OtherHistory { .. })
+                }
+            } else {
+                *is
+            };
+            refuses(is, other, &format!("{key:?}"));
+        }
+        damage_value(dir.path(), &key);
+    }
+    std::fs::write(&mark, "as somebody found").unwrap();
+    let opening = Opening::default();
+    let projector = opening.open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    assert_eq!(opening.counted("tally_projector_rebuilds_total"), 1);
+}
+
 /// Protects: state that somebody else has open is refused, not taken for damaged and set aside
 /// under the other's hands.
 #[test]

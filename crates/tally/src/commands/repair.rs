@@ -62,6 +62,30 @@ impl Place {
             ))),
         }
     }
+
+    /// Refuses a file that is named with its folder, where that is another one than `dir`. A name like
+    /// `log/00000000000000000003.log` is one in the data folder.
+    fn must_be_in(&self, dir: &Path) -> Result<(), Failure> {
+        let Some(folder) = self
+            .file
+            .parent()
+            .filter(|f| f.components().nth(1).is_some())
+        else {
+            return Ok(());
+        };
+        let same = RealStorage
+            .resolve(folder)
+            .ok()
+            .zip(RealStorage.resolve(dir).ok());
+        if same.is_some_and(|(folder, dir)| folder == dir) {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "{} is not in {}, the folder of the log that would be cut (setting data_dir)",
+            self.file.display(),
+            dir.display()
+        )))
+    }
 }
 
 /// What was done, or would be.
@@ -126,6 +150,7 @@ pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<(), Failure> {
     let place = (args.cut_at.file.as_path(), args.cut_at.byte);
     let aside = args.yes.then_some(aside);
     let dir = held.path().join(folder);
+    args.cut_at.must_be_in(&dir)?;
     let cut = embedded::repair(&RealStorage, &dir, place, aside.as_deref());
     let cut = cut.map_err(Failure::of)?;
     let refolds = cut.whole_from_the_beginning && log == INTERACTIONS;

@@ -28,6 +28,8 @@ struct Watch {
     /// Every step that changes something, since the last [`FaultyDisk::watch`].
     steps: Vec<String>,
     fail_at: Option<usize>,
+    /// Every step fails.
+    broken: bool,
     /// What to photograph before each step, and where to: in folders 0, 1…
     photos: Option<(PathBuf, PathBuf)>,
 }
@@ -41,6 +43,14 @@ impl FaultyDisk {
     pub(crate) fn watch(&self, fail_at: Option<usize>) {
         *self.0.lock() = Watch {
             fail_at,
+            ..Watch::default()
+        };
+    }
+
+    /// Fails every step from now on, until it is [watched](Self::watch) anew.
+    pub(crate) fn fail_all(&self) {
+        *self.0.lock() = Watch {
+            broken: true,
             ..Watch::default()
         };
     }
@@ -67,7 +77,7 @@ impl FaultyDisk {
         if let Some((dir, album)) = &watch.photos {
             photograph(dir, &album.join(number.to_string()));
         }
-        if watch.fail_at == Some(number) {
+        if watch.broken || watch.fail_at == Some(number) {
             return Err(io::Error::other("the disk is gone"));
         }
         Ok(())
@@ -182,14 +192,16 @@ struct Plan {
     /// Panic there instead.
     panic: bool,
     unreadable: bool,
-    trap: Option<Arc<ReadTrap>>,
+    reads: usize,
+    /// Catches the read of that number.
+    trap: Option<(usize, Arc<ReadTrap>)>,
 }
 
-/// Catches the first read of a store, holds it, and lets it go on only to panic.
+/// Catches a read of a store, and holds it.
 #[derive(Default)]
 pub(crate) struct ReadTrap {
-    /// Whether a read is in it, and whether it may go on.
-    state: Mutex<(bool, bool)>,
+    /// Whether a read is in it, and whether it may go on, and to panic.
+    state: Mutex<(bool, bool, bool)>,
     changed: Condvar,
 }
 
@@ -205,6 +217,12 @@ impl ReadTrap {
 
     /// Lets the read panic.
     pub(crate) fn spring(&self) {
+        *self.state.lock() = (true, true, true);
+        self.changed.notify_all();
+    }
+
+    /// Lets the read go on.
+    pub(crate) fn release(&self) {
         self.state.lock().1 = true;
         self.changed.notify_all();
     }
@@ -213,10 +231,9 @@ impl ReadTrap {
         let mut state = self.state.lock();
         state.0 = true;
         self.changed.notify_all();
-        while !state.1 {
-            self.changed.wait(&mut state);
-        }
-        panic!("the trap");
+        // A test that failed meanwhile shall end.
+        while !state.1 && !self.changed.wait_for(&mut state, super::LIMIT).timed_out() {}
+        assert!(!state.2, "the trap");
     }
 }
 
@@ -252,11 +269,16 @@ impl FaultyStore {
         };
     }
 
-    /// Counts puts and flushes from 0 again, and catches the next read.
+    /// Counts from 0 again, and catches the next read.
     pub(crate) fn trap_read(&self) -> Arc<ReadTrap> {
+        self.trap_read_at(0)
+    }
+
+    /// Counts from 0 again, and catches the read of that number.
+    pub(crate) fn trap_read_at(&self, number: usize) -> Arc<ReadTrap> {
         let trap = Arc::new(ReadTrap::default());
         *self.plan.lock() = Plan {
-            trap: Some(Arc::clone(&trap)),
+            trap: Some((number, Arc::clone(&trap))),
             ..Plan::default()
         };
         trap
@@ -264,6 +286,11 @@ impl FaultyStore {
 
     pub(crate) fn fail_reads(&self) {
         self.plan.lock().unreadable = true;
+    }
+
+    /// How many reads there were since.
+    pub(crate) fn reads(&self) -> usize {
+        self.plan.lock().reads
     }
 
     /// How many puts and flushes there were since.
@@ -292,11 +319,16 @@ fn broken(doing: &'static str) -> StoreError {
 
 impl Store for FaultyStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        if self.plan.lock().unreadable {
-            return Err(broken("get"));
-        }
-        let trap = self.plan.lock().trap.take();
-        if let Some(trap) = trap {
+        let trap = {
+            let mut plan = self.plan.lock();
+            if plan.unreadable {
+                return Err(broken("get"));
+            }
+            plan.reads += 1;
+            let number = plan.reads - 1;
+            plan.trap.take_if(|(at, _)| *at == number)
+        };
+        if let Some((_, trap)) = trap {
             trap.enter();
         }
         self.store.get(key)
