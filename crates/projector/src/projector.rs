@@ -46,7 +46,7 @@ pub struct PartitionStatus {
     pub partition: Partition,
     /// All records below this offset are applied.
     pub next_offset: Offset,
-    /// Records kept as dead letters.
+    /// Records kept as dead letters, and not settled.
     pub dead_letters: u64,
 }
 
@@ -131,6 +131,7 @@ impl Projector {
             next_offset: AtomicU64::new(state.next_offset()),
             changed: AtomicUsize::new(0),
             dead_letters: AtomicU64::new(state.dead_letter_count()),
+            dead_letters_ever: AtomicU64::new(state.letter_counts().ever),
             all_in_memory: AtomicBool::new(opened.empty),
             state: Mutex::new(state),
         });

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tally_ingress::management::admin::{ResourceChange, ResourcesChanged};
 use tally_ingress::management::stream::StreamError;
 use ureq::http::{Response, StatusCode};
@@ -56,6 +56,21 @@ impl Client {
     /// Copies a streamed answer to `out`, line by line as it comes.
     pub(crate) fn lines(&self, path: &str, out: &mut dyn Write) -> Result<(), Failure> {
         let answer = self.send(|| self.agent.get(self.url(path)).call())?;
+        self.copy(answer, out)
+    }
+
+    /// The same of a request with a body of JSON.
+    pub(crate) fn post_lines(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let answer = self.post(path, body)?;
+        self.copy(answer, out)
+    }
+
+    fn copy(&self, answer: Response<Body>, out: &mut dyn Write) -> Result<(), Failure> {
         let mut reader = BufReader::with_capacity(64 << 10, answer.into_body().into_reader());
         let mut line = Vec::new();
         loop {
@@ -79,19 +94,23 @@ impl Client {
 
     /// Changes the catalogue; returns once the server has the change.
     pub(crate) fn change(&self, change: &ResourceChange) -> Result<ResourcesChanged, Failure> {
-        let body = serde_json::to_vec(change).map_err(Failure::of)?;
-        let answer = self.send(|| {
-            let request = self.agent.post(self.url("/admin/resources"));
-            request
-                .header("Content-Type", "application/json")
-                .send(&body[..])
-        })?;
+        let answer = self.post("/admin/resources", change)?;
         let mut text = Vec::new();
         let mut reader = answer.into_body().into_reader().take(64 << 10);
         reader
             .read_to_end(&mut text)
             .map_err(|error| self.broken(&error))?;
         serde_json::from_slice(&text).map_err(Failure::of)
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>, Failure> {
+        let body = serde_json::to_vec(body).map_err(Failure::of)?;
+        self.send(|| {
+            let request = self.agent.post(self.url(path));
+            request
+                .header("Content-Type", "application/json")
+                .send(&body[..])
+        })
     }
 
     fn url(&self, path: &str) -> String {

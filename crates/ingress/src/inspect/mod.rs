@@ -5,20 +5,23 @@
 //! - `log`: records, and what a log is
 //! - `state`: counters, toggles, and the summary
 //! - `dead_letters`: what could not be folded
+//! - `settle`: dead letters replayed and dropped
 
 mod dead_letters;
 mod log;
+mod settle;
 mod state;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use tally_domain::{Partition, Position, Resource, ResourceId, ResourceType};
-use tally_log::ReadError;
-use tally_projector::StateError;
+use tally_log::{AppendError, AppendRefused, ReadError};
+use tally_projector::{StateError, TooManyWaiters};
 
 pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
+pub use settle::{Settled, Settling, ToSettle, settle};
 pub use state::{dump, state_cat, state_info};
 
 /// Why not everything was written.
@@ -50,6 +53,17 @@ pub enum InspectError {
     /// The fold has stopped, so the state never gets to where the log is.
     #[error("the state does not include the end of the log: {0}")]
     Behind(String),
+    /// The log did not take a replay or a drop.
+    #[error(
+        "the log takes nothing: {0}. What was decided before stands; run it again for the rest"
+    )]
+    Refused(#[from] AppendRefused),
+    /// The log did not acknowledge a replay or a drop.
+    #[error("{0}. Run it again: a dead letter that was replayed does not count twice")]
+    Append(#[from] AppendError),
+    /// Requests leave no room to wait for the fold.
+    #[error("{0}: run it again when there is less load")]
+    Waiters(#[from] TooManyWaiters),
     /// Asked to stop.
     #[error("stopped before the end: the server is stopping")]
     Stopped,

@@ -14,6 +14,7 @@ pub(crate) mod log;
 mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
+mod settle;
 pub(crate) mod state;
 pub(crate) mod topics;
 

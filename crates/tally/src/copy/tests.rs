@@ -93,6 +93,7 @@ fn counts(copied: u64, already_there: u64, left_out: u64) -> Copied {
         copied,
         already_there,
         left_out,
+        shifted: left_out > 0,
     }
 }
 
