@@ -1,7 +1,7 @@
 //! The fold done again, in plain Rust, over the output of `tally log cat`: what the service should
 //! have made of its log. It shares no code with the service, on purpose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub struct Folded {
     pub records_of_event: BTreeMap<String, u32>,
     /// The offset after the last record of each partition.
     pub next_offsets: BTreeMap<u64, u64>,
-    /// Records that are no foldable event.
+    /// Records that are no foldable event, and were neither replayed nor dropped.
     pub dead_letters: u64,
     /// Events with several records of which more than one counted.
     pub counted_again: Vec<String>,
@@ -79,6 +79,7 @@ pub fn fold<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32) -> Folded
 fn fold_as_of<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32, now: i64) -> Folded {
     let mut folded = Folded::default();
     let mut keys: BTreeMap<u64, Keys> = BTreeMap::new();
+    let mut letters = Letters::default();
     for line in lines {
         let record: Value = serde_json::from_str(line).expect("a line of log cat is JSON");
         let partition = number(&record["partition"]);
@@ -86,22 +87,62 @@ fn fold_as_of<'a>(lines: impl Iterator<Item = &'a str>, partitions: u32, now: i6
         let next = folded.next_offsets.entry(partition).or_default();
         assert!(offset >= *next, "offsets must increase: {line}");
         *next = offset + 1;
+        let foldable = |event: &Value| {
+            lives_in(event, partitions) == Some(partition)
+                && millis(&string(&event["at"])) <= now.saturating_add(FUTURE_MILLIS)
+        };
+        let keys = keys.entry(partition).or_default();
         match record.get("event") {
-            Some(event)
-                if lives_in(event, partitions) == Some(partition)
-                    && millis(&string(&event["at"])) <= now.saturating_add(FUTURE_MILLIS) =>
-            {
-                folded.event(event, keys.entry(partition).or_default());
+            Some(event) if event["v"] == 2 => {
+                if let Some(event) = letters.settle(event, partition, &foldable) {
+                    folded.event(&event, keys);
+                }
             }
-            Some(_) => folded.dead_letters += 1,
-            None => {
-                assert!(record["error"].is_string(), "{line}");
-                assert!(record["raw_base64"].is_string(), "{line}");
-                folded.dead_letters += 1;
+            Some(event) if foldable(event) => folded.event(event, keys),
+            event => {
+                if event.is_none() {
+                    assert!(record["error"].is_string(), "{line}");
+                    assert!(record["raw_base64"].is_string(), "{line}");
+                }
+                letters.kept.insert((partition, offset), event.cloned());
             }
         }
     }
+    folded.dead_letters = u64::try_from(letters.kept.len()).expect("few letters");
     folded
+}
+
+/// Dead letters by place, with their event where they have one; and those of other partitions that
+/// were folded where they belong.
+#[derive(Default)]
+struct Letters {
+    kept: BTreeMap<(u64, u64), Option<Value>>,
+    moved: BTreeSet<(u64, u64)>,
+}
+
+impl Letters {
+    /// What a replay or a drop in a partition folds. It has no part in what another partition has.
+    fn settle(
+        &mut self,
+        settlement: &Value,
+        partition: u64,
+        foldable: &dyn Fn(&Value) -> bool,
+    ) -> Option<Value> {
+        let origin = &settlement["origin"];
+        let place = (number(&origin["partition"]), number(&origin["offset"]));
+        let replays = settlement["kind"] == "replay";
+        assert!(replays || settlement["kind"] == "drop", "{settlement}");
+        if place.0 != partition {
+            let event = settlement.get("event").filter(|event| foldable(event))?;
+            return self.moved.insert(place).then(|| event.clone());
+        }
+        let letter = self.kept.get(&place)?.clone();
+        let event = letter.filter(|event| replays && foldable(event));
+        if event.is_some() || !replays {
+            self.kept.remove(&place);
+        }
+        event
+    }
 }
 
 impl Folded {

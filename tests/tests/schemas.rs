@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use serde_json::{Value, json};
-use tally_domain::{DeadLetter, DeadLetterReason, InteractionType, ResourceType, decode, encode};
+use tally_domain::{
+    DeadLetter, DeadLetterReason, Entry, InteractionType, ResourceType, SettleAction, decode,
+    decode_entry, encode, encode_settlement,
+};
 use tally_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tally_log::storage::RealStorage;
 use tally_log::{Batch, EventLog, LogMetrics, NewRecord};
@@ -19,6 +22,7 @@ use tally_tests::binary::workspace;
 use tally_tests::wait;
 
 const EVENT: &str = "event.schema.json";
+const SETTLEMENT: &str = "settlement.schema.json";
 const CHANGE: &str = "resource-change.schema.json";
 const DEAD_LETTER: &str = "dead-letter.schema.json";
 
@@ -52,6 +56,50 @@ fn every_event_that_was_ever_written_is_as_described() {
         }
     }
     assert!(golden.lines().count() >= 20);
+}
+
+/// The same of replays and drops, which are all that version 2 ever wrote; and that what the
+/// description refuses would be a dead letter.
+#[test]
+fn every_replay_and_drop_is_as_described() {
+    let (described, event) = (validator(SETTLEMENT), validator(EVENT));
+    let golden = workspace().join("crates/domain/tests/golden/events-v2.ndjson");
+    let golden = fs::read_to_string(golden).expect("the golden events");
+    assert!(golden.lines().count() >= 5);
+    for line in golden.lines() {
+        let Ok(Entry::Settlement(settlement)) = decode_entry(line.as_bytes()) else {
+            panic!("no settlement: {line}");
+        };
+        for bytes in [line.as_bytes(), &encode_settlement(&settlement)] {
+            let value: Value = serde_json::from_slice(bytes).expect("JSON");
+            let wrong = described.iter_errors(&value).map(|error| error.to_string());
+            assert_eq!(wrong.collect::<Vec<_>>(), Vec::<String>::new(), "{line}");
+            assert!(!event.is_valid(&value), "it is no interaction: {line}");
+            if let Some(brought) = value.get("event") {
+                assert!(event.is_valid(brought), "{line}");
+            }
+        }
+        for (name, changed) in [
+            ("v", json!(1)),
+            ("v", json!(3)),
+            ("kind", json!("other")),
+            ("kind", json!(1)),
+            ("id", json!("0193a6f0")),
+            ("at", json!("2026-11-24")),
+            ("origin", json!({"partition": 1})),
+            ("origin", json!({"partition": -1, "offset": 1})),
+            ("origin", json!({"partition": 1, "offset": "1"})),
+            ("event", json!({"v": 1})),
+        ] {
+            let mut value: Value = serde_json::from_str(line).expect("JSON");
+            value[name] = changed;
+            assert!(!described.is_valid(&value), "{value}");
+            assert!(
+                decode_entry(value.to_string().as_bytes()).is_err(),
+                "{value}"
+            );
+        }
+    }
 }
 
 /// An event with one field as given; `null` takes the field away.
@@ -159,11 +207,13 @@ fn the_descriptions_know_every_word() {
     assert_eq!(words(EVENT, "resource_type"), json!(types));
     assert_eq!(words(CHANGE, "resource_type"), json!(types));
     assert_eq!(words(EVENT, "interaction_type"), json!(interactions));
+    let actions: Vec<&str> = SettleAction::ALL.iter().map(|one| one.as_str()).collect();
+    assert_eq!(words(SETTLEMENT, "kind"), json!(actions));
     assert_eq!(words(CHANGE, "action"), json!(["add", "retire"]));
     assert_eq!(words(DEAD_LETTER, "reason"), json!(reasons));
     let detail = &schema(DEAD_LETTER)["properties"]["detail"]["maxLength"];
     assert_eq!(*detail, json!(DeadLetter::MAX_DETAIL_CHARS));
-    for name in [EVENT, CHANGE, DEAD_LETTER] {
+    for name in [EVENT, SETTLEMENT, CHANGE, DEAD_LETTER] {
         let schema = schema(name);
         let draft = "https://json-schema.org/draft/2020-12/schema";
         assert_eq!(schema["$schema"], draft, "{name}");
@@ -291,7 +341,9 @@ fn the_overview_leads_to_every_schema() {
     let files: BTreeSet<String> = values("$ref: ./").into_iter().collect();
     assert_eq!(
         files,
-        [EVENT, CHANGE, DEAD_LETTER].map(str::to_owned).into()
+        [EVENT, SETTLEMENT, CHANGE, DEAD_LETTER]
+            .map(str::to_owned)
+            .into()
     );
     // References inside lead to a line with that name at its place.
     for place in values("$ref: \"#/") {

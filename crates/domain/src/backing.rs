@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use crate::dead_letter::DeadLetter;
-use crate::partition::Offset;
+use crate::dead_letter::{DeadLetter, LetterCounts};
+use crate::partition::{Offset, Position};
 use crate::remembered::RememberedKey;
 use crate::words::{Counters, EventId, Resource, Toggles, UserId};
 
@@ -23,6 +23,18 @@ pub trait Backing {
     /// # Errors
     /// Where the backing can't be read.
     fn toggles(&self, resource: Resource, user: &UserId) -> Result<Option<Toggles>, Self::Error>;
+
+    /// The dead letter at an offset of the partition; `None` where none is kept there.
+    ///
+    /// # Errors
+    /// Where the backing can't be read.
+    fn dead_letter(&self, offset: Offset) -> Result<Option<DeadLetter>, Self::Error>;
+
+    /// Whether the partition has folded the dead letter of another one that stands there.
+    ///
+    /// # Errors
+    /// Where the backing can't be read.
+    fn moved(&self, origin: Position) -> Result<bool, Self::Error>;
 }
 
 /// Nothing was ever written down: all there is is in memory.
@@ -36,6 +48,12 @@ impl Backing for NoBacking {
     }
     fn toggles(&self, _: Resource, _: &UserId) -> Result<Option<Toggles>, Infallible> {
         Ok(None)
+    }
+    fn dead_letter(&self, _: Offset) -> Result<Option<DeadLetter>, Infallible> {
+        Ok(None)
+    }
+    fn moved(&self, _: Position) -> Result<bool, Infallible> {
+        Ok(false)
     }
 }
 
@@ -54,8 +72,12 @@ pub struct Changes {
     /// New idempotency keys with their sequences, oldest first, in a row; not more than the last
     /// `Rules::key_count`. Written ones with sequences further back than that can go.
     pub keys: Vec<(u64, RememberedKey)>,
-    /// New dead letters.
+    /// New dead letters, in log order.
     pub dead_letters: Vec<DeadLetter>,
-    /// How many dead letters there ever were.
-    pub dead_letter_count: u64,
+    /// Where dead letters stood that were written down before, and were replayed or dropped since.
+    pub gone_dead_letters: Vec<Offset>,
+    /// Where dead letters of other partitions stand that were folded here, for good.
+    pub moved: Vec<Position>,
+    /// How many dead letters there were, and are.
+    pub letter_counts: LetterCounts,
 }

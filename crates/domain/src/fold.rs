@@ -9,7 +9,7 @@ use crate::words::{Counters, InteractionType, Toggles};
 
 /// The version of everything in this crate that decides a number. State built by another version
 /// is rebuilt from the log.
-pub const FOLD_VERSION: u32 = 1;
+pub const FOLD_VERSION: u32 = 2;
 
 /// The versioned rules: they are part of the state's identity, never configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! - [`remembered`]: which idempotency keys still hold
 //! - [`state`]: one partition's state, to which records are applied in log order
 //! - `cells`: the values in memory, of which those not used lately can be dropped
-//! - [`dead_letter`]: why a record could not be folded
+//! - [`dead_letter`]: why a record could not be folded, and what is decided about it
 //! - [`digest`]: one number for a whole state
 
 mod backing;
@@ -20,14 +20,17 @@ pub mod codec;
 pub mod dead_letter;
 pub mod digest;
 pub mod fold;
+mod letters;
 pub mod partition;
 pub mod remembered;
 pub mod state;
 pub mod time;
 pub mod words;
 
-pub use codec::{DecodeError, decode, encode};
-pub use dead_letter::{DeadLetter, DeadLetterReason};
+pub use codec::{DecodeError, Entry, decode, decode_entry, encode, encode_settlement};
+pub use dead_letter::{
+    DeadLetter, DeadLetterReason, LetterCounts, LetterFate, SettleAction, Settlement,
+};
 pub use digest::{Digest, NoDigest};
 pub use fold::{FOLD_VERSION, Outcome, Rules};
 pub use partition::{LogId, Offset, Partition, Position, PositionToken, TokenError};

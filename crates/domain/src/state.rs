@@ -4,11 +4,14 @@
 //! written down. Every change is noted, so that the next checkpoint writes each changed value
 //! once.
 
+mod settle;
+
 pub use crate::backing::{Backing, Changes, NoBacking};
 use crate::cells::{Cells, OfUser};
-use crate::codec::decode;
-use crate::dead_letter::{DeadLetter, DeadLetterReason};
+use crate::codec::{Entry, decode_entry};
+use crate::dead_letter::{DeadLetterReason, LetterCounts, LetterFate, Settlement};
 use crate::fold::{Outcome, Rules, decide};
+use crate::letters::Letters;
 use crate::partition::{Offset, Partition, Position};
 use crate::remembered::{Fingerprint, RememberedKey, RememberedKeys, Seen};
 use crate::words::{Counters, Event, EventId, EventTime, Resource, Toggles, UserId};
@@ -38,6 +41,13 @@ pub enum Applied {
     },
     /// It can't be folded, and was kept as a dead letter.
     DeadLetter(DeadLetterReason),
+    /// It was a replay or a drop of a dead letter.
+    Settled {
+        /// What it was.
+        settlement: Settlement,
+        /// What became of the letter.
+        fate: LetterFate,
+    },
     /// It lies below the next offset: it was applied before.
     Already,
 }
@@ -72,9 +82,7 @@ pub struct PartitionState {
     keys_taken: u64,
     changed_counters: Vec<Resource>,
     changed_toggles: Vec<(Resource, UserId)>,
-    new_dead_letters: Vec<DeadLetter>,
-    new_dead_letter_load: usize,
-    dead_letter_count: u64,
+    letters: Letters,
 }
 
 impl PartitionState {
@@ -98,9 +106,7 @@ impl PartitionState {
             keys_taken: 0,
             changed_counters: Vec::new(),
             changed_toggles: Vec::new(),
-            new_dead_letters: Vec::new(),
-            new_dead_letter_load: 0,
-            dead_letter_count: 0,
+            letters: Letters::default(),
         }
     }
 
@@ -111,13 +117,13 @@ impl PartitionState {
         &mut self,
         next_offset: Offset,
         last_event: Option<(Offset, EventId)>,
-        dead_letter_count: u64,
+        letter_counts: LetterCounts,
         first_key: u64,
         keys: impl IntoIterator<Item = RememberedKey>,
     ) {
         self.next_offset = next_offset;
         self.last_event = last_event;
-        self.dead_letter_count = dead_letter_count;
+        self.letters.counts = letter_counts;
         self.keys.restore_from(first_key, keys);
         self.keys_taken = self.keys.next_sequence();
     }
@@ -146,16 +152,10 @@ impl PartitionState {
         self.last_event
     }
 
-    /// How many records were kept as dead letters.
+    /// How many dead letters there are.
     #[must_use]
     pub fn dead_letter_count(&self) -> u64 {
-        self.dead_letter_count
-    }
-
-    /// The dead letters kept since the last [`take_changes`](Self::take_changes), in log order.
-    #[must_use]
-    pub fn new_dead_letters(&self) -> &[DeadLetter] {
-        &self.new_dead_letters
+        self.letters.counts.now()
     }
 
     /// How many values wait for the next [`take_changes`](Self::take_changes): a measure of the
@@ -164,7 +164,7 @@ impl PartitionState {
     pub fn changed(&self) -> usize {
         let keys = self.keys.next_sequence() - self.keys_taken.max(self.keys.first_sequence());
         let keys = usize::try_from(keys).unwrap_or(usize::MAX);
-        self.changed_counters.len() + self.changed_toggles.len() + keys + self.new_dead_letter_load
+        self.changed_counters.len() + self.changed_toggles.len() + keys + self.letters.changed()
     }
 
     /// The keys that hold.
@@ -199,16 +199,17 @@ impl PartitionState {
         if record.offset < self.next_offset {
             return Ok(Applied::Already);
         }
-        let applied = match self.readable(record) {
-            Ok(event) => {
-                let outcome = self.fold(&event, told, backing)?;
-                self.last_event = Some((record.offset, event.id));
-                Applied::Folded { event, outcome }
-            }
-            Err((reason, detail)) => {
-                self.keep(record, reason, &detail);
-                Applied::DeadLetter(reason)
-            }
+        let applied = match decode_entry(record.value) {
+            Ok(Entry::Event(event)) => match self.judge(&event, record.append_time_millis) {
+                Ok(()) => {
+                    let outcome = self.fold(&event, told, backing)?;
+                    self.last_event = Some((record.offset, event.id));
+                    Applied::Folded { event, outcome }
+                }
+                Err((reason, detail)) => self.keep(record, reason, &detail),
+            },
+            Ok(Entry::Settlement(settlement)) => self.settle(record, settlement, backing)?,
+            Err(error) => self.keep(record, error.reason(), &error.to_string()),
         };
         self.next_offset = record.offset.saturating_add(1);
         Ok(applied)
@@ -250,12 +251,9 @@ impl PartitionState {
     /// Takes what changed since the last call; the values stay in memory. They are not given out
     /// again: a caller that can't write them down keeps them for its next try.
     pub fn take_changes(&mut self) -> Changes {
-        self.new_dead_letter_load = 0;
         let mut changes = Changes {
             next_offset: self.next_offset,
             last_event: self.last_event,
-            dead_letters: std::mem::take(&mut self.new_dead_letters),
-            dead_letter_count: self.dead_letter_count,
             keys: self
                 .keys
                 .since(self.keys_taken)
@@ -264,6 +262,7 @@ impl PartitionState {
             ..Changes::default()
         };
         self.keys_taken = self.keys.next_sequence();
+        self.letters.take(&mut changes);
         changes.counters.reserve(self.changed_counters.len());
         for resource in self.changed_counters.drain(..) {
             if let Some(held) = self.counters.get_mut(&resource) {
@@ -343,25 +342,27 @@ impl PartitionState {
             .map(|((resource, user), toggles)| (*resource, user, *toggles))
     }
 
-    fn readable(&self, record: Record<'_>) -> Result<Event, (DeadLetterReason, String)> {
-        let event = decode(record.value).map_err(|error| (error.reason(), error.to_string()))?;
+    /// Whether an event that the log took then belongs here and now.
+    fn judge(
+        &self,
+        event: &Event,
+        append_time_millis: u64,
+    ) -> Result<(), (DeadLetterReason, String)> {
         let home = event.resource.partition(self.partitions);
         if home != self.partition {
             let detail = format!("{} belongs to partition {home}", event.resource);
             return Err((DeadLetterReason::WrongPartition, detail));
         }
-        let latest = record
-            .append_time_millis
-            .saturating_add(self.rules.max_ahead_millis);
+        let latest = append_time_millis.saturating_add(self.rules.max_ahead_millis);
         if event.at.as_millis() > latest {
-            let taken = EventTime::from_millis(record.append_time_millis);
+            let taken = EventTime::from_millis(append_time_millis);
             let detail = format!(
                 "event time {} lies past {taken}, when the log took it",
                 event.at
             );
             return Err((DeadLetterReason::FutureTime, detail));
         }
-        Ok(event)
+        Ok(())
     }
 
     fn fold<B: Backing>(
@@ -471,22 +472,5 @@ impl PartitionState {
                     .insert((resource, user.clone()), toggles, false);
             }
         }
-    }
-
-    fn keep(&mut self, record: Record<'_>, reason: DeadLetterReason, detail: &str) {
-        self.dead_letter_count += 1;
-        self.new_dead_letter_load += 1 + (record.key.len() + record.value.len()) / 128;
-        self.new_dead_letters.push(DeadLetter {
-            position: Position {
-                partition: self.partition,
-                offset: record.offset,
-            },
-            reason,
-            // It may quote the record, which may be long.
-            detail: detail.chars().take(DeadLetter::MAX_DETAIL_CHARS).collect(),
-            append_time_millis: record.append_time_millis,
-            key: record.key.to_vec(),
-            value: record.value.to_vec(),
-        });
     }
 }

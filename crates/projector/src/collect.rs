@@ -91,7 +91,7 @@ fn take(redo: &mut Redo, partition: Partition, slot: &Slot, done: &mut Offset) -
     let place = Place {
         next_offset: changes.next_offset,
         last_event: changes.last_event,
-        dead_letters: changes.dead_letter_count,
+        letters: changes.letter_counts,
         next_key,
     };
     put(redo, &layout::partition_key(partition), place.to_value());
@@ -114,6 +114,12 @@ fn take(redo: &mut Redo, partition: Partition, slot: &Slot, done: &mut Offset) -
     for letter in &changes.dead_letters {
         let key = layout::dead_letter_key(partition, letter.position.offset);
         put(redo, &key, layout::dead_letter_value(letter));
+    }
+    for offset in &changes.gone_dead_letters {
+        redo.put(&layout::dead_letter_key(partition, *offset), None);
+    }
+    for origin in &changes.moved {
+        put(redo, &layout::moved_key(partition, *origin), Vec::new());
     }
     *done = changes.next_offset;
     Some(changes)

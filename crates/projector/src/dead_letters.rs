@@ -1,5 +1,7 @@
 //! The dead letters of the state, page by page: those that are written down, those that a
-//! checkpoint took and could not write, and those that came since.
+//! checkpoint took and could not write, and those that came since; without those that were settled.
+
+use std::collections::{HashMap, HashSet};
 
 use tally_domain::{DeadLetter, Offset, Partition, Position};
 
@@ -43,6 +45,52 @@ pub(crate) fn page(
     };
     visit(shared, from, &mut |letter| page.add(letter))?;
     Ok(page.letters)
+}
+
+/// What the store, and a checkpoint that could not be written, have of dead letters: of the
+/// partition's own at `offsets`, and whether those at `origins` were folded here. It waits for a
+/// checkpoint that is under way.
+pub(crate) fn written(
+    shared: &Shared,
+    partition: Partition,
+    offsets: &[Offset],
+    origins: &[Position],
+) -> Result<Written, StateError> {
+    shared.checkpointer.hold(|unwritten| {
+        let unwritten: HashMap<_, _> = unwritten.into_iter().flat_map(Redo::iter).collect();
+        let get = |key: &[u8]| match unwritten.get(key) {
+            Some(sealed) => Ok(sealed.map(<[u8]>::to_vec)),
+            None => shared.store.get(key),
+        };
+        let mut written = Written::default();
+        for offset in offsets {
+            let key = layout::dead_letter_key(partition, *offset);
+            let letter = match get(&key)? {
+                Some(sealed) => {
+                    let value = layout::open(&key, &sealed)?;
+                    Some(layout::dead_letter_from(partition, &key, value)?)
+                }
+                None => None,
+            };
+            written.letters.push((*offset, letter));
+        }
+        for origin in origins {
+            let key = layout::moved_key(partition, *origin);
+            let sealed = get(&key)?;
+            if let Some(sealed) = &sealed {
+                layout::open(&key, sealed)?;
+            }
+            written.moved.push((*origin, sealed.is_some()));
+        }
+        Ok(written)
+    })
+}
+
+/// As [`written`] finds it.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) letters: Vec<(Offset, Option<DeadLetter>)>,
+    pub(crate) moved: Vec<(Position, bool)>,
 }
 
 /// How many dead letters a partition ever had, and how many of them lie at `from` or above.
@@ -125,25 +173,43 @@ fn visit(shared: &Shared, from: Position, visit: &mut VisitLetter<'_>) -> Result
     let Position { partition, offset } = from;
     let missing = StateError::NoSuchPartition(partition);
     let slot = shared.slot(partition).ok_or(missing)?;
-    // While no checkpoint runs, each letter is in one of the three, and older ones come first.
+    // While no checkpoint runs, each letter is in one of the three, and older ones come first. One
+    // that is settled meanwhile may still be seen.
     shared.checkpointer.hold(|unwritten| {
-        let mut more = visit_stored(shared, from, visit)?;
-        for (key, sealed) in unwritten.into_iter().flat_map(Redo::iter) {
-            match stored(partition, key, sealed.unwrap_or_default()) {
-                Some(found) if more && found.offset() >= offset => more = visit(&found)?,
-                Some(_) | None => {}
+        let mut gone: HashSet<Offset> = slot.state.lock().gone_dead_letters().collect();
+        let puts: Vec<_> = unwritten.into_iter().flat_map(Redo::iter).collect();
+        let letters = puts.iter().filter_map(|(key, sealed)| {
+            let found = stored(partition, key, sealed.unwrap_or_default())?;
+            Some((found, sealed.is_some()))
+        });
+        let (mut waiting, mut removed) = (Vec::new(), HashSet::new());
+        for (found, kept) in letters {
+            if kept {
+                removed.remove(&found.offset());
+                waiting.push(found);
+            } else {
+                removed.insert(found.offset());
             }
         }
+        gone.extend(removed);
+        let mut visit = |found: &Found<'_>| {
+            if gone.contains(&found.offset()) {
+                return Ok(true);
+            }
+            visit(found)
+        };
+        let mut more = visit_stored(shared, from, &mut visit)?;
+        for found in waiting.iter().filter(|found| found.offset() >= offset) {
+            more = more && visit(found)?;
+        }
         let state = slot.state.lock();
-        let new = state.new_dead_letters();
-        let below = new.partition_point(|letter| letter.position.offset < offset);
-        for letter in new.iter().skip(below) {
+        for letter in state.new_dead_letters(offset) {
             if !more {
                 break;
             }
             more = visit(&Found::New(letter))?;
         }
-        Ok(state.dead_letter_count())
+        Ok(state.letter_counts().ever)
     })
 }
 

@@ -13,7 +13,8 @@
 //!
 //! Each letter is copied at least once, and those of a partition in their order. How far the copies
 //! reach is known from the copies alone: a start reads the last one of each partition. So that what
-//! lies before the last one is always there too, a partition has one copy on its way at a time.
+//! lies before the last one is always there too, a partition has one copy on its way at a time. A copy
+//! stays when its letter is replayed or dropped; one that is settled before its turn gets none.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -202,7 +203,7 @@ impl<'a> Exporter<'a> {
 
     fn letters(&self, lane: &Lane) -> u64 {
         let slot = self.shared.slot(lane.partition);
-        slot.map_or(0, |slot| slot.dead_letters.load(Ordering::Acquire))
+        slot.map_or(0, |slot| slot.dead_letters_ever.load(Ordering::Acquire))
     }
 
     fn show(&self) {
@@ -376,7 +377,7 @@ impl<'a> Exporter<'a> {
             let letter = page(self.shared, from, 1);
             match self.shared.noted(letter)?.pop() {
                 Some(letter) => letters.push((place, letter)),
-                // What a replay brings again was copied before.
+                // What a start folds again was copied before; what was settled before is not copied.
                 None => {
                     if let Some(lane) = self.lanes.get_mut(place) {
                         lane.copied = all;

@@ -276,7 +276,7 @@ fn restore(
     let mut state = PartitionState::new(partition, identity.partitions, Rules::CURRENT);
     let key = layout::partition_key(partition);
     let Some(sealed) = store.get(&key)? else {
-        for kind in [layout::VALUES, b'k', b'd'] {
+        for kind in [layout::VALUES, b'k', b'd', layout::MOVED] {
             if holds_any(store, &layout::prefix(kind, partition))? {
                 let what = format!("the place in the log of partition {partition} is missing");
                 return Err(StateError::Damaged(what));
@@ -320,7 +320,7 @@ fn restore(
     state.restore(
         place.next_offset,
         place.last_event,
-        place.dead_letters,
+        place.letters,
         oldest,
         keys.into_iter().map(|(_, key)| key),
     );
@@ -455,8 +455,8 @@ pub(crate) fn check_against(
 
 /// The id of the event in a record, or what is there instead.
 fn event_in(record: Option<OneRecord>) -> String {
-    match record.map(|record| tally_domain::decode(&record.value)) {
-        Some(Ok(event)) => event.id.to_string(),
+    match record.map(|record| tally_domain::decode_entry(&record.value)) {
+        Some(Ok(entry)) => entry.id().to_string(),
         Some(Err(_)) => "something that is not an event".to_owned(),
         None => "no record".to_owned(),
     }

@@ -73,6 +73,7 @@ impl Life {
             next_offset: AtomicU64::new(state.next_offset()),
             changed: AtomicUsize::new(0),
             dead_letters: AtomicU64::new(state.dead_letter_count()),
+            dead_letters_ever: AtomicU64::new(state.letter_counts().ever),
             all_in_memory: AtomicBool::new(opened.empty),
             state: Mutex::new(state),
         });

@@ -14,10 +14,12 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use hashbrown::HashMap;
 use tally_domain::{
-    Backing, Counters, Event, Offset, Partition, PartitionState, Record, Resource, Toggles, UserId,
+    Backing, Counters, DeadLetter, Entry, Event, Offset, Partition, PartitionState, Position,
+    Record, Resource, SettleAction, Settlement, Toggles, UserId,
 };
 use tally_log::BatchRecord;
 
+use crate::dead_letters::{Written, written};
 use crate::error::StateError;
 use crate::shared::Shared;
 use crate::store::values::{EntryKey, EntryValue, find};
@@ -30,6 +32,8 @@ const JOB_RECORDS: usize = 1_000;
 pub(crate) struct Loaded {
     counters: HashMap<Resource, Option<Counters>>,
     toggles: HashMap<Resource, HashMap<UserId, Option<Toggles>>>,
+    letters: HashMap<Offset, Option<DeadLetter>>,
+    moved: HashMap<Position, bool>,
 }
 
 impl Loaded {
@@ -38,11 +42,12 @@ impl Loaded {
         for (resource, users) in more.toggles {
             self.toggles.entry(resource).or_default().extend(users);
         }
+        self.letters.extend(more.letters);
+        self.moved.extend(more.moved);
     }
 
     pub(crate) fn clear(&mut self) {
-        self.counters.clear();
-        self.toggles.clear();
+        *self = Self::default();
     }
 }
 
@@ -85,6 +90,21 @@ impl Backing for AtHand<'_> {
             Self::InMemory => Err(NotAtHand),
         }
     }
+
+    // A checkpoint takes letters out of memory, so that never all there are is there.
+    fn dead_letter(&self, offset: Offset) -> Result<Option<DeadLetter>, NotAtHand> {
+        match self {
+            Self::Loaded(loaded) => loaded.letters.get(&offset).cloned().ok_or(NotAtHand),
+            Self::AllInMemory | Self::InMemory => Err(NotAtHand),
+        }
+    }
+
+    fn moved(&self, origin: Position) -> Result<bool, NotAtHand> {
+        match self {
+            Self::Loaded(loaded) => loaded.moved.get(&origin).copied().ok_or(NotAtHand),
+            Self::AllInMemory | Self::InMemory => Err(NotAtHand),
+        }
+    }
 }
 
 /// What is to be read from the store.
@@ -92,6 +112,8 @@ impl Backing for AtHand<'_> {
 pub(crate) struct Wanted {
     counters: Vec<Resource>,
     toggles: Vec<(Resource, UserId)>,
+    letters: Vec<Offset>,
+    origins: Vec<Position>,
 }
 
 impl Wanted {
@@ -108,6 +130,50 @@ impl Wanted {
         }
         if toggles && !state.has_toggles(resource, user) {
             self.toggles.push((resource, user.clone()));
+        }
+    }
+
+    /// The same of an event.
+    fn add_event(&mut self, state: &PartitionState, event: &Event, told: bool) {
+        let Event {
+            resource,
+            user,
+            interaction,
+            ..
+        } = event;
+        self.add(state, *resource, user, told || interaction.sets_toggle());
+    }
+
+    /// Adds what memory lacks of a dead letter that is settled: first the letter, and once that is
+    /// loaded, what its event needs.
+    fn add_settlement(&mut self, state: &PartitionState, settled: &Settlement, loaded: &Loaded) {
+        let origin = settled.origin;
+        if origin.partition != state.partition() {
+            if let Some(event) = &settled.event {
+                self.add_event(state, event, false);
+                if !state.has_moved(origin) && !loaded.moved.contains_key(&origin) {
+                    self.origins.push(origin);
+                }
+            }
+            return;
+        }
+        let letter = match state.dead_letter_in_memory(origin.offset) {
+            Some(letter) => letter,
+            None => match loaded.letters.get(&origin.offset) {
+                Some(letter) => letter.as_ref(),
+                None => {
+                    self.letters.push(origin.offset);
+                    None
+                }
+            },
+        };
+        match settled.action {
+            SettleAction::Drop => {}
+            SettleAction::Replay => {
+                if let Some(Ok(event)) = letter.map(|letter| tally_domain::decode(&letter.value)) {
+                    self.add_event(state, &event, false);
+                }
+            }
         }
     }
 
@@ -160,6 +226,12 @@ impl Wanted {
                 users.insert(user, toggles);
             },
         )?;
+        if !self.letters.is_empty() || !self.origins.is_empty() {
+            let Written { letters, moved } =
+                written(shared, partition, &self.letters, &self.origins)?;
+            loaded.letters.extend(letters);
+            loaded.moved.extend(moved);
+        }
         Ok(loaded)
     }
 }
@@ -256,14 +328,12 @@ impl Parked {
         }
         let mut wanted = Wanted::default();
         for record in self.records.iter().take(JOB_RECORDS) {
-            if let Ok(event) = tally_domain::decode(&record.value) {
-                let Event {
-                    resource,
-                    user,
-                    interaction,
-                    ..
-                } = event;
-                wanted.add(state, resource, &user, told || interaction.sets_toggle());
+            match tally_domain::decode_entry(&record.value) {
+                Ok(Entry::Event(event)) => wanted.add_event(state, &event, told),
+                Ok(Entry::Settlement(settled)) => {
+                    wanted.add_settlement(state, &settled, &self.loaded);
+                }
+                Err(_) => {}
             }
         }
         Some(wanted)

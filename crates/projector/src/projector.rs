@@ -48,7 +48,7 @@ pub struct PartitionStatus {
     pub partition: Partition,
     /// All records below this offset are applied.
     pub next_offset: Offset,
-    /// Records kept as dead letters.
+    /// Records kept as dead letters, and not settled.
     pub dead_letters: u64,
 }
 

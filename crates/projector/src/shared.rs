@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) next_offset: AtomicU64,
     pub(crate) changed: AtomicUsize,
     pub(crate) dead_letters: AtomicU64,
+    /// Those that were settled included.
+    pub(crate) dead_letters_ever: AtomicU64,
     /// How much memory its values and its remembered keys take, in bytes.
     pub(crate) memory: AtomicUsize,
     /// The keys' part of it.

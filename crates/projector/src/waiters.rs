@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use tally_domain::{DeadLetterReason, EventId, Offset, Partition, Verdict};
+use tally_domain::{DeadLetterReason, EventId, LetterFate, Offset, Partition, Verdict};
 use tally_log::{AppendError, AppendRefused};
 use tokio::sync::{Notify, oneshot};
 
@@ -21,6 +21,8 @@ pub enum EventFate {
     Folded(Verdict),
     /// It is in the log, but the fold kept it as a dead letter.
     DeadLetter(DeadLetterReason),
+    /// It was a replay or a drop of a dead letter.
+    Settled(LetterFate),
     /// The log did not take it.
     Refused(AppendRefused),
     /// The log took it and did not acknowledge it.

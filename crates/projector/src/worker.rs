@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use tally_domain::{
-    Applied, EventId, Outcome, Partition, PartitionState, Position, Record, Verdict,
+    Applied, EventId, LetterFate, Outcome, Partition, PartitionState, Position, Record, Verdict,
 };
 use tally_log::{Batch, LogReader, ReadError};
 
@@ -385,9 +385,7 @@ impl<'a> Fold<'a> {
         let told = self.shared.waiters.any(partition);
         match state.apply_for(record, told, hand)? {
             Applied::Folded { event, outcome } => {
-                if let Some(count) = self.outcomes.get_mut(outcome as usize) {
-                    *count += 1;
-                }
+                self.folded(outcome);
                 if told {
                     let (counters, toggles) = state.read(event.resource, &event.user, hand)?;
                     let counters = counters.unwrap_or_default();
@@ -410,14 +408,27 @@ impl<'a> Fold<'a> {
                     "a record can't be folded and is kept as a dead letter"
                 );
                 // Its waiter knows the event's id, which a dead letter of ours still has.
-                if let Ok(event) = tally_domain::decode(record.value) {
-                    self.fate(place, event.id, EventFate::DeadLetter(reason));
+                if let Ok(entry) = tally_domain::decode_entry(record.value) {
+                    self.fate(place, entry.id(), EventFate::DeadLetter(reason));
                 }
+            }
+            Applied::Settled { settlement, fate } => {
+                match fate {
+                    LetterFate::Folded(outcome) => self.folded(outcome),
+                    LetterFate::Still(_) | LetterFate::Dropped | LetterFate::Gone => {}
+                }
+                self.fate(place, settlement.id, EventFate::Settled(fate));
             }
             Applied::Already => {}
         }
         self.records += 1;
         Ok(())
+    }
+
+    fn folded(&mut self, outcome: Outcome) {
+        if let Some(count) = self.outcomes.get_mut(outcome as usize) {
+            *count += 1;
+        }
     }
 
     fn fate(&mut self, place: usize, id: EventId, fate: EventFate) {
@@ -489,6 +500,8 @@ fn note(slot: &Slot, state: &PartitionState) {
     slot.note(state);
     slot.dead_letters
         .store(state.dead_letter_count(), Ordering::Relaxed);
+    slot.dead_letters_ever
+        .store(state.letter_counts().ever, Ordering::Release);
 }
 
 fn loader_ended() -> Ended {

@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// The topics on a Kafka cluster: create, check, describe
     #[command(subcommand)]
     Topics(topics::TopicsCommand),
-    /// Records that could not be folded: list, show
+    /// Records that could not be folded: list, show, replay, drop
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     /// The settings in force: show, check

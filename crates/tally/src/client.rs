@@ -57,6 +57,21 @@ impl Client {
     /// Copies a streamed answer to `out`, line by line as it comes.
     pub(crate) fn lines(&self, path: &str, out: &mut dyn Write) -> Result<(), Failure> {
         let answer = self.send(|| self.agent.get(self.url(path)).call())?;
+        self.copy(answer, out)
+    }
+
+    /// The same of a request with a body of JSON.
+    pub(crate) fn post_lines(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let answer = self.post(path, body)?;
+        self.copy(answer, out)
+    }
+
+    fn copy(&self, answer: Response<Body>, out: &mut dyn Write) -> Result<(), Failure> {
         let mut reader = BufReader::with_capacity(64 << 10, answer.into_body().into_reader());
         let mut line = Vec::new();
         loop {
@@ -80,28 +95,32 @@ impl Client {
 
     /// Changes the catalogue; returns once the server has the change.
     pub(crate) fn change(&self, change: &ResourceChange) -> Result<ResourcesChanged, Failure> {
-        self.post("/admin/resources", change)
+        self.ask("/admin/resources", change)
     }
 
     /// Sends something, and returns what the server says to it.
-    pub(crate) fn post<T: DeserializeOwned>(
+    pub(crate) fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
         what: &impl Serialize,
     ) -> Result<T, Failure> {
-        let body = serde_json::to_vec(what).map_err(Failure::of)?;
-        let answer = self.send(|| {
-            let request = self.agent.post(self.url(path));
-            request
-                .header("Content-Type", "application/json")
-                .send(&body[..])
-        })?;
+        let answer = self.post(path, what)?;
         let mut text = Vec::new();
         let mut reader = answer.into_body().into_reader().take(64 << 10);
         reader
             .read_to_end(&mut text)
             .map_err(|error| self.broken(&error))?;
         serde_json::from_slice(&text).map_err(Failure::of)
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>, Failure> {
+        let body = serde_json::to_vec(body).map_err(Failure::of)?;
+        self.send(|| {
+            let request = self.agent.post(self.url(path));
+            request
+                .header("Content-Type", "application/json")
+                .send(&body[..])
+        })
     }
 
     fn url(&self, path: &str) -> String {

@@ -153,7 +153,7 @@ fn bad_records() -> Vec<(u64, String, String, &'static str)> {
         (
             home,
             key.clone(),
-            changed("\"v\":1", "\"v\":2"),
+            changed("\"v\":1", "\"v\":3"),
             "unknown_version",
         ),
         (

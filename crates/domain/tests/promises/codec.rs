@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use tally_domain::{
-    DeadLetterReason, Event, EventTime, IdempotencyKey, InteractionType, Resource, ResourceType,
-    UserId, decode, encode,
+    DeadLetterReason, Entry, Event, EventTime, IdempotencyKey, InteractionType, Position, Resource,
+    ResourceType, SettleAction, Settlement, UserId, decode, decode_entry, encode,
+    encode_settlement,
 };
 
 use crate::history::interactions;
@@ -129,6 +130,100 @@ fn golden_events_are_read_and_written_to_the_byte() {
     }
 }
 
+/// Every kind of replay and drop that version 2 ever wrote, written by the same other program. The
+/// file only grows.
+const GOLDEN_SETTLEMENTS: &str = include_str!("../golden/events-v2.ndjson");
+
+/// Row by row what [`GOLDEN_SETTLEMENTS`] holds.
+fn golden_settlements() -> Vec<Settlement> {
+    let id = |n: u64| format!("0193a6f0-7b3e-7c4a-9d3e-{n:012x}");
+    let (then, later) = (1_795_492_212_345, 1_795_598_100_000);
+    let settled = |n, action, (partition, offset), event: Option<Event>, at| Settlement {
+        id: id(n).parse().unwrap(),
+        at: EventTime::from_millis(at),
+        action,
+        origin: Position { partition, offset },
+        event: event.map(Box::new),
+    };
+    let (like, comment) = (InteractionType::Like, InteractionType::Comment);
+    let quest = (ResourceType::Quest, 42);
+    let brought = row(&id(4), then, "42", quest, like, "k-1");
+    let largest = (ResourceType::Profile, 9_223_372_036_854_775_807);
+    let far = row(&id(6), then, "Зоя 🦀", largest, comment, "");
+    let (replay, drop) = (SettleAction::Replay, SettleAction::Drop);
+    vec![
+        settled(1, replay, (3, 17), None, later),
+        settled(2, drop, (0, 0), None, later),
+        settled(3, replay, (5, 3), Some(brought), later),
+        settled(5, replay, (u32::MAX, u64::MAX), Some(far), 0),
+        settled(
+            7,
+            drop,
+            (15, 9_007_199_254_740_993),
+            None,
+            EventTime::MAX_MILLIS,
+        ),
+    ]
+}
+
+/// Protects: every replay and drop ever written is read as what it was, and the bytes are still
+/// written so; none is ever taken for an interaction.
+#[test]
+fn golden_settlements_are_read_and_written_to_the_byte() {
+    let lines: Vec<_> = GOLDEN_SETTLEMENTS.lines().collect();
+    let settlements = golden_settlements();
+    assert_eq!(lines.len(), settlements.len());
+    for (line, settlement) in lines.iter().zip(&settlements) {
+        let read = decode_entry(line.as_bytes()).unwrap();
+        assert_eq!(read, Entry::Settlement(settlement.clone()), "{line}");
+        let written = encode_settlement(settlement);
+        assert_eq!(std::str::from_utf8(&written).unwrap(), *line);
+        assert_eq!(tally_domain::codec::written_version(&written), 2);
+        assert_eq!(reason(line.as_bytes()), Some(DeadLetterReason::Undecodable));
+    }
+    for event in GOLDEN.lines() {
+        assert_eq!(tally_domain::codec::written_version(event.as_bytes()), 1);
+    }
+}
+
+/// Protects: what is almost a replay or a drop is refused, and one that brings an event of a newer
+/// version is told from damage, so that nothing is lost on an older build (promise 7).
+#[test]
+fn what_is_almost_a_settlement_is_a_dead_letter() {
+    let lines: Vec<_> = GOLDEN_SETTLEMENTS.lines().collect();
+    let (replay, brings) = (lines[0], lines[2]);
+    let said = |line: &str, from: &str, to: &str| {
+        assert!(line.contains(from), "{from}");
+        let changed = line.replacen(from, to, 1);
+        decode_entry(changed.as_bytes()).map_err(|error| error.reason())
+    };
+    let undecodable = Err(DeadLetterReason::Undecodable);
+    for (line, from, to) in [
+        (replay, "\"kind\":\"replay\",", ""),
+        (replay, "\"replay\"", "\"repeat\""),
+        (replay, "\"replay\"", "null"),
+        (replay, "\"partition\":3", "\"partition\":-1"),
+        (replay, "\"partition\":3", "\"partition\":4294967296"),
+        (replay, "\"offset\":17", "\"offset\":\"17\""),
+        (replay, ",\"origin\":{\"partition\":3,\"offset\":17}", ""),
+        (replay, "\"v\":2", "\"v\":1"),
+        (brings, "\"user\":\"42\",", ""),
+        (brings, "\"event\":{\"v\":1", "\"event\":{\"v\":0"),
+        (brings, "\"event\":{\"v\":1", "\"event\":{\"v\":2"),
+    ] {
+        assert_eq!(said(line, from, to), undecodable, "{from} -> {to}");
+    }
+    let newer = Err(DeadLetterReason::UnknownVersion);
+    assert_eq!(said(replay, "\"v\":2", "\"v\":3"), newer);
+    let event = "\"event\":{\"v\":1";
+    assert_eq!(said(brings, event, "\"event\":{\"v\":3"), newer);
+    let unread = "\"event\":{\"v\":3,\"what\":{\"ever\":1}},\"later\":{\"v\":1";
+    assert_eq!(said(brings, event, unread), newer);
+    // What a later writer adds is ignored.
+    let added = said(replay, "{\"v\":2", "{\"by\":{\"user\":1},\"v\":2");
+    assert_eq!(added, Ok(Entry::Settlement(golden_settlements().remove(0))));
+}
+
 fn events() -> impl Strategy<Value = Event> {
     let user = "\\PC{1,32}|[\\x00-\\x7f]{1,128}"
         .prop_filter_map("1..=128 bytes", |user| UserId::new(user).ok());
@@ -236,9 +331,9 @@ fn unknown_fields_order_and_space_are_ignored() {
 fn a_newer_version_is_told_from_damage() {
     let unknown = Some(DeadLetterReason::UnknownVersion);
     for bytes in [
-        with("\"v\":1", "\"v\":2"),
+        with("\"v\":1", "\"v\":3"),
         with("\"v\":1", "\"v\":18446744073709551615"),
-        b"{\"v\":2}".to_vec(),
+        b"{\"v\":3}".to_vec(),
         b"{\"who\":[1,2],\"v\":3,\"id\":7}".to_vec(),
     ] {
         assert_eq!(

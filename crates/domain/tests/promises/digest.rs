@@ -12,7 +12,7 @@ use crate::codec::golden_events;
 /// The golden events folded in order, in a log of one partition, worked out by another program
 /// (Python, with its own BLAKE3) from the digest's description. State with this fold version is on
 /// disks: where this changes, [`tally_domain::FOLD_VERSION`] must change too.
-const GOLDEN: &str = "v1:372fc878568f2f7f5c71a247276bf059620f68d9d2e3100574388c2eb0801d7e";
+const GOLDEN: &str = "v2:372fc878568f2f7f5c71a247276bf059620f68d9d2e3100574388c2eb0801d7e";
 /// The first remembered key of the same fold, by the same program.
 const GOLDEN_KEY: &str = "0ef4ad14475926f9e1522b26c06ec2d479eeac0ba2010004";
 

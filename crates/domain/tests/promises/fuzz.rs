@@ -5,8 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tally_domain::codec::SCHEMA_VERSION;
 use tally_domain::digest::Digest;
 use tally_domain::{
-    Applied, DecodeError, LogId, NoBacking, PartitionState, PositionToken, Record, Rules, decode,
-    encode,
+    Applied, DecodeError, Entry, LetterFate, LogId, NoBacking, PartitionState, PositionToken,
+    Record, Rules, decode, decode_entry, encode, encode_settlement,
 };
 use tally_fuzz::{fuzz, way};
 
@@ -22,6 +22,11 @@ const EVENT_WORDS: &[&str] = &[
     "\"resource_id\":",
     "\"interaction_type\":",
     "\"idempotency_key\":",
+    "\"kind\":",
+    "\"origin\":{\"partition\":0,\"offset\":",
+    "\"event\":{\"v\":1,",
+    "replay",
+    "drop",
     "quest",
     "profile",
     "unlike",
@@ -40,8 +45,16 @@ const EVENT_WORDS: &[&str] = &[
 /// and what does not says why.
 #[test]
 fn fuzz_events() {
-    fuzz("events", EVENT_WORDS, |bytes| match decode(bytes) {
-        Ok(event) => {
+    fuzz("events", EVENT_WORDS, |bytes| match decode_entry(bytes) {
+        Ok(Entry::Settlement(settlement)) => {
+            let written = encode_settlement(&settlement);
+            let again = decode_entry(&written).expect("what was written is a settlement");
+            assert_eq!(again, Entry::Settlement(settlement.clone()));
+            assert!(decode(&written).is_err(), "it is no interaction");
+            let brings = settlement.event.is_some();
+            way(format!("{:?}{brings}", settlement.action))
+        }
+        Ok(Entry::Event(event)) => {
             let written = encode(&event);
             let again = decode(&written).expect("what was written is an event");
             assert_eq!(again, event);
@@ -94,18 +107,28 @@ fn folded(bytes: &[u8]) -> (PartitionState, String) {
             }
             Applied::DeadLetter(reason) => {
                 dead += 1;
-                let kept = state.new_dead_letters().last().expect("it is kept");
+                let kept = state.new_dead_letters(0).next_back().expect("it is kept");
                 assert_eq!(
                     (kept.reason, &*kept.value, &*kept.key),
                     (reason, value, key)
                 );
                 ways.push_str(&format!("{reason:?}"));
             }
+            Applied::Settled { fate, .. } => {
+                ways.push_str(&format!("{fate:?}"));
+                match fate {
+                    LetterFate::Folded(_) => folded += 1,
+                    LetterFate::Still(_) | LetterFate::Dropped | LetterFate::Gone => {}
+                }
+            }
             Applied::Already => panic!("offset {offset} is new"),
         }
         assert_eq!(state.next_offset(), offset + 1);
     }
-    assert_eq!(state.dead_letter_count(), dead);
+    let counts = state.letter_counts();
+    assert_eq!(counts.ever, dead);
+    let kept = u64::try_from(state.new_dead_letters(0).count()).expect("few");
+    assert_eq!(counts.now(), kept);
     let counted: u64 = state
         .counters()
         .map(|(_, counters)| counters.views + counters.shares + counters.comments)

@@ -1,11 +1,11 @@
 //! Random histories of one partition: dense in repeated keys, repeated toggles, times at the edges
-//! of the rules, records that are no events, gaps and replays.
+//! of the rules, records that are no events, replays and drops of them, gaps and repetitions.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tally_domain::{
-    Event, EventId, EventTime, IdempotencyKey, InteractionType, PartitionState, Record, Resource,
-    ResourceType, Rules, UserId, encode,
+    Event, EventId, EventTime, IdempotencyKey, InteractionType, PartitionState, Position, Record,
+    Resource, ResourceType, Rules, SettleAction, Settlement, UserId, encode, encode_settlement,
 };
 
 pub(crate) const HOUR: u64 = 3_600_000;
@@ -31,6 +31,12 @@ impl Scene {
 
     pub(crate) fn state(self) -> PartitionState {
         PartitionState::new(self.partition, self.partitions, self.rules())
+    }
+
+    /// A place in the next partition.
+    fn elsewhere(self, offset: u64) -> Position {
+        let partition = (self.partition + 1) % self.partitions;
+        Position { partition, offset }
     }
 
     /// The `nth` resource of a fixed list that lives in this partition, or that does not.
@@ -67,6 +73,14 @@ pub(crate) enum Held {
     Newer(Act, u64),
     /// Something that is not an event.
     Garbage(Vec<u8>),
+    /// A replay or a drop of what stands so many records before, dead letter or not (counted round,
+    /// and now and then where there is none), appended so many half days after the beginning.
+    Settle(SettleAction, usize, u64),
+    /// A replay of the dead letter of another partition at this offset, with its event; appended so
+    /// long after it, or before.
+    Moved(Act, u64, i64),
+    /// A replay or a drop of a dead letter of another partition, and no event.
+    Elsewhere(SettleAction),
 }
 
 /// One thing that reaches the fold.
@@ -85,7 +99,8 @@ pub(crate) enum Meaning {
     Undecodable,
     UnknownVersion,
     WrongPartition,
-    Future,
+    Future(Event),
+    Settle(Settlement),
 }
 
 /// A record that owns its bytes, and what it means.
@@ -141,18 +156,24 @@ fn acts() -> impl Strategy<Value = Act> {
 fn helds() -> impl Strategy<Value = Held> {
     let allowed = i64::try_from(FIVE_MINUTES).unwrap();
     let late = prop_oneof![Just(-allowed), Just(0), 0i64..100_000_000];
+    let action = || proptest::sample::select(SettleAction::ALL);
     let broken = prop_oneof![
         Just(Vec::new()),
         Just(b"{\"v\":1}".to_vec()),
         Just(b"[2]".to_vec()),
+        Just(b"{\"v\":2,\"kind\":\"replay\"}".to_vec()),
         vec(any::<u8>(), 0..40),
     ];
     prop_oneof![
         20 => (acts(), late).prop_map(|(act, late)| Held::Event(act, late)),
-        1 => (acts(), prop_oneof![Just(1u64), 1..HOUR]).prop_map(|(act, by)| Held::Future(act, by)),
+        2 => (acts(), prop_oneof![Just(1u64), 1..HOUR]).prop_map(|(act, by)| Held::Future(act, by)),
         1 => acts().prop_map(Held::Misplaced),
-        1 => (acts(), 2u64..9).prop_map(|(act, v)| Held::Newer(act, v)),
+        1 => (acts(), 3u64..10).prop_map(|(act, v)| Held::Newer(act, v)),
         1 => broken.prop_map(Held::Garbage),
+        4 => (action(), 0usize..12, 0u64..9).prop_map(|(a, back, half)| Held::Settle(a, back, half)),
+        1 => (acts(), 0u64..3, prop_oneof![Just(-allowed - 1), 0i64..100_000_000])
+            .prop_map(|(act, offset, late)| Held::Moved(act, offset, late)),
+        1 => action().prop_map(Held::Elsewhere),
     ]
 }
 
@@ -168,6 +189,7 @@ pub(crate) fn histories(longest: usize) -> impl Strategy<Value = Vec<Step>> {
 /// The records of a history, in the order in which they reach the fold.
 pub(crate) fn lines(scene: Scene, steps: &[Step]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
+    let mut offsets = Vec::new();
     let mut next_offset = 0;
     for step in steps {
         match step {
@@ -179,14 +201,15 @@ pub(crate) fn lines(scene: Scene, steps: &[Step]) -> Vec<Line> {
             Step::New { gap, held } => {
                 let offset = next_offset + gap;
                 next_offset = offset + 1;
-                lines.push(line(scene, offset, held));
+                lines.push(line(scene, offset, held, &offsets));
+                offsets.push(offset);
             }
         }
     }
     lines
 }
 
-/// The records of a history without the replays.
+/// The records of a history without the repetitions.
 pub(crate) fn log(scene: Scene, steps: &[Step]) -> Vec<Line> {
     let new: Vec<_> = steps
         .iter()
@@ -196,7 +219,7 @@ pub(crate) fn log(scene: Scene, steps: &[Step]) -> Vec<Line> {
     lines(scene, &new)
 }
 
-fn line(scene: Scene, offset: u64, held: &Held) -> Line {
+fn line(scene: Scene, offset: u64, held: &Held, before: &[u64]) -> Line {
     let (append_time_millis, value, meaning) = match held {
         Held::Event(act, late) => {
             let event = event(scene, offset, act, true);
@@ -206,7 +229,7 @@ fn line(scene: Scene, offset: u64, held: &Held) -> Line {
         Held::Future(act, by) => {
             let event = event(scene, offset, act, true);
             let append_time = act.at - FIVE_MINUTES - by;
-            (append_time, encode(&event), Meaning::Future)
+            (append_time, encode(&event), Meaning::Future(event))
         }
         Held::Misplaced(act) => {
             let event = event(scene, offset, act, false);
@@ -219,6 +242,33 @@ fn line(scene: Scene, offset: u64, held: &Held) -> Line {
             (act.at, text.into_bytes(), Meaning::UnknownVersion)
         }
         Held::Garbage(bytes) => (BASE, bytes.clone(), Meaning::Undecodable),
+        Held::Settle(action, back, half) => {
+            let past = before.len().checked_sub(1 + back % (before.len() + 1));
+            let origin = past.and_then(|place| before.get(place));
+            let at = Position {
+                partition: scene.partition,
+                offset: origin.copied().unwrap_or(offset + 1),
+            };
+            let settlement = settlement(offset, *action, at, None);
+            let value = encode_settlement(&settlement);
+            (BASE + half * 12 * HOUR, value, Meaning::Settle(settlement))
+        }
+        Held::Moved(act, of, late) => {
+            let event = event(scene, 1_000_000 + of, act, true);
+            let append_time = act.at.checked_add_signed(*late).unwrap();
+            let action = SettleAction::Replay;
+            let settlement = settlement(offset, action, scene.elsewhere(*of), Some(event));
+            let value = encode_settlement(&settlement);
+            (append_time, value, Meaning::Settle(settlement))
+        }
+        Held::Elsewhere(action) => {
+            let settlement = settlement(offset, *action, scene.elsewhere(0), None);
+            (
+                BASE,
+                encode_settlement(&settlement),
+                Meaning::WrongPartition,
+            )
+        }
     };
     Line {
         offset,
@@ -226,6 +276,21 @@ fn line(scene: Scene, offset: u64, held: &Held) -> Line {
         key: format!("key of {offset}").into_bytes(),
         value,
         meaning,
+    }
+}
+
+fn settlement(
+    number: u64,
+    action: SettleAction,
+    origin: Position,
+    event: Option<Event>,
+) -> Settlement {
+    Settlement {
+        id: event_id(number),
+        at: EventTime::from_millis(BASE),
+        action,
+        origin,
+        event: event.map(Box::new),
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tally_domain::{Applied, DeadLetterReason, Event, Outcome};
+use tally_domain::{
+    Applied, DeadLetterReason, Event, LetterFate, Outcome, Position, SettleAction, Settlement,
+};
 
 use crate::history::{Line, Meaning, Scene};
 
@@ -28,7 +30,11 @@ pub(crate) struct Model {
     liked: BTreeSet<UserOn>,
     bookmarked: BTreeSet<UserOn>,
     keys: Vec<Key>,
-    pub(crate) dead_letters: Vec<(u64, DeadLetterReason)>,
+    /// By offset: why, and the event that it would be, where its time alone is wrong.
+    dead_letters: BTreeMap<u64, (DeadLetterReason, Option<Event>)>,
+    partition: u32,
+    /// What was folded here of other partitions' dead letters.
+    moved: BTreeSet<Position>,
 }
 
 impl Model {
@@ -41,7 +47,9 @@ impl Model {
             liked: BTreeSet::new(),
             bookmarked: BTreeSet::new(),
             keys: Vec::new(),
-            dead_letters: Vec::new(),
+            dead_letters: BTreeMap::new(),
+            partition: scene.partition,
+            moved: BTreeSet::new(),
         }
     }
 
@@ -51,20 +59,58 @@ impl Model {
             return Applied::Already;
         }
         self.next_offset = line.offset + 1;
-        let reason = match &line.meaning {
+        let (reason, event) = match &line.meaning {
             Meaning::Event(event) => {
                 return Applied::Folded {
                     event: event.clone(),
                     outcome: self.fold(event),
                 };
             }
-            Meaning::Undecodable => DeadLetterReason::Undecodable,
-            Meaning::UnknownVersion => DeadLetterReason::UnknownVersion,
-            Meaning::WrongPartition => DeadLetterReason::WrongPartition,
-            Meaning::Future => DeadLetterReason::FutureTime,
+            Meaning::Settle(settlement) => {
+                return Applied::Settled {
+                    settlement: settlement.clone(),
+                    fate: self.settle(settlement, line.append_time_millis),
+                };
+            }
+            Meaning::Undecodable => (DeadLetterReason::Undecodable, None),
+            Meaning::UnknownVersion => (DeadLetterReason::UnknownVersion, None),
+            Meaning::WrongPartition => (DeadLetterReason::WrongPartition, None),
+            Meaning::Future(event) => (DeadLetterReason::FutureTime, Some(event.clone())),
         };
-        self.dead_letters.push((line.offset, reason));
+        self.dead_letters.insert(line.offset, (reason, event));
         Applied::DeadLetter(reason)
+    }
+
+    /// A replay folds what is a dead letter and can be folded by now, once; a drop gives it up.
+    fn settle(&mut self, settlement: &Settlement, append_time_millis: u64) -> LetterFate {
+        let in_time = |event: &Event| event.at.as_millis() <= append_time_millis + 300_000;
+        let origin = settlement.origin;
+        if origin.partition != self.partition {
+            let event = settlement.event.as_deref().unwrap();
+            return if self.moved.contains(&origin) {
+                LetterFate::Folded(Outcome::Duplicate)
+            } else if in_time(event) {
+                self.moved.insert(origin);
+                LetterFate::Folded(self.fold(event))
+            } else {
+                LetterFate::Still(DeadLetterReason::FutureTime)
+            };
+        }
+        let Some((reason, event)) = self.dead_letters.get(&origin.offset).cloned() else {
+            return LetterFate::Gone;
+        };
+        match (settlement.action, event.filter(in_time)) {
+            (SettleAction::Drop, _) => {
+                self.dead_letters.remove(&origin.offset);
+                LetterFate::Dropped
+            }
+            (SettleAction::Replay, Some(event)) => {
+                self.dead_letters.remove(&origin.offset);
+                LetterFate::Folded(self.fold(&event))
+            }
+            // What stands in the wrong partition here is an event or a decision for another one.
+            (SettleAction::Replay, None) => LetterFate::Still(reason),
+        }
     }
 
     fn fold(&mut self, event: &Event) -> Outcome {
@@ -158,6 +204,13 @@ impl Model {
                 let set = (self.liked.contains(scope), self.bookmarked.contains(scope));
                 (scope.clone(), set)
             })
+            .collect()
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<(u64, DeadLetterReason)> {
+        let letters = self.dead_letters.iter();
+        letters
+            .map(|(offset, (reason, _))| (*offset, *reason))
             .collect()
     }
 

@@ -221,6 +221,8 @@ impl Ingest {
                 );
                 (IngestResult::DeadLetter, Err(ApiError::FateUnknown))
             }
+            // No interaction has the id of a replay or a drop.
+            EventFate::Settled(_) => (IngestResult::FateUnknown, Err(ApiError::FateUnknown)),
             EventFate::Refused(refused) => refusal(&refused),
             EventFate::Failed(error) => failure(&error),
         };

@@ -60,7 +60,7 @@ fn write_letter(out: &mut dyn Write, letter: &DeadLetter, whole: bool) -> io::Re
     write_line(out, &line)
 }
 
-fn partitions(
+pub(super) fn partitions(
     projector: &Projector,
     only: Option<Partition>,
 ) -> Result<std::ops::Range<Partition>, InspectError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use tally_domain::{LogId, Offset, Partition, Position, decode};
+use tally_domain::{LogId, Offset, Partition, Position, decode_entry};
 use tally_log::{Batch, BatchRecord, EventLog, LogHealth};
 
 use super::{InspectError, write_line};
@@ -109,7 +109,7 @@ struct Undecodable<'a> {
 /// One record as a line.
 fn write_record(line: &mut Vec<u8>, record: BatchRecord<'_>) -> io::Result<()> {
     let Position { partition, offset } = record.position;
-    match decode(record.value).map(|_| std::str::from_utf8(record.value)) {
+    match decode_entry(record.value).map(|_| std::str::from_utf8(record.value)) {
         Ok(Ok(event)) => {
             write!(
                 line,

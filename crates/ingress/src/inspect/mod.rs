@@ -6,22 +6,25 @@
 //! - `state`: counters, toggles, and the summary
 //! - `partition`: one partition's state, whole, and in what two differ
 //! - `dead_letters`: what could not be folded
+//! - `settle`: dead letters replayed and dropped
 
 mod dead_letters;
 mod log;
 mod partition;
+mod settle;
 mod state;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use tally_domain::{Partition, Position, Resource, ResourceId, ResourceType};
-use tally_log::ReadError;
-use tally_projector::StateError;
+use tally_log::{AppendError, AppendRefused, ReadError};
+use tally_projector::{StateError, TooManyWaiters};
 
 pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
 pub use partition::{PartitionLinesError, differences, partition_cat, read_partition};
+pub use settle::{Settled, Settling, ToSettle, settle};
 pub use state::{catch_up, dump, state_cat, state_info, summary};
 
 /// Why not everything was written.
@@ -53,6 +56,17 @@ pub enum InspectError {
     /// The fold has stopped, so the state never gets to where the log is.
     #[error("the state does not include the end of the log: {0}")]
     Behind(String),
+    /// The log did not take a replay or a drop.
+    #[error(
+        "the log takes nothing: {0}. What was decided before stands; run it again for the rest"
+    )]
+    Refused(#[from] AppendRefused),
+    /// The log did not acknowledge a replay or a drop.
+    #[error("{0}. Run it again: a dead letter that was replayed does not count twice")]
+    Append(#[from] AppendError),
+    /// Requests leave no room to wait for the fold.
+    #[error("{0}: run it again when there is less load")]
+    Waiters(#[from] TooManyWaiters),
     /// Asked to stop.
     #[error("stopped before the end: the server is stopping")]
     Stopped,

@@ -8,12 +8,12 @@ use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use tally_domain::{
-    DeadLetterReason, Offset, Partition, Position, Resource, ResourceId, ResourceType,
+    DeadLetterReason, Offset, Partition, Position, Resource, ResourceId, ResourceType, SettleAction,
 };
 
 use super::{Detail, Management, Parts, guard, health, rebuild, stream};
 use crate::catalogue::{Catalogue, CatalogueError};
-use crate::inspect::{self, DeadLetterList, InspectError, LogCat};
+use crate::inspect::{self, DeadLetterList, InspectError, LogCat, Settling};
 
 /// The largest body, in bytes.
 pub(super) const MAX_BODY: usize = 4 << 20;
@@ -51,6 +51,8 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
             "/dead-letters/{partition}/{offset}",
             web::get().to(dead_letter),
         )
+        .route("/dead-letters/replay", web::post().to(replay_dead_letters))
+        .route("/dead-letters/drop", web::post().to(drop_dead_letters))
         .route("/resources", web::get().to(list_resources))
         .route("/resources", web::post().to(change_resources))
 }
@@ -208,6 +210,33 @@ async fn dead_letter(
     streamed(management, move |parts, out, stop| {
         let position = Position { partition, offset };
         inspect::dead_letter(&parts.projector, position, out, stop)
+    })
+}
+
+async fn replay_dead_letters(
+    management: web::Data<Management>,
+    settling: web::Json<Settling>,
+) -> HttpResponse {
+    settle(management, SettleAction::Replay, *settling)
+}
+
+async fn drop_dead_letters(
+    management: web::Data<Management>,
+    settling: web::Json<Settling>,
+) -> HttpResponse {
+    settle(management, SettleAction::Drop, *settling)
+}
+
+fn settle(
+    management: web::Data<Management>,
+    action: SettleAction,
+    settling: Settling,
+) -> HttpResponse {
+    if settling.offset.is_some() && settling.partition.is_none() {
+        return HttpResponse::BadRequest().json(Detail::new("offset needs a partition."));
+    }
+    streamed(management, move |parts, out, stop| {
+        inspect::settle(&parts.projector, action, settling, out, stop)
     })
 }
 

@@ -135,6 +135,20 @@ async fn every_admin_route_is_guarded() {
         };
         assert_eq!(ask(&management, local(route)).await.0, wanted, "{route}");
     }
+    for route in ["/admin/dead-letters/replay", "/admin/dead-letters/drop"] {
+        let page = posted(route, "{}").insert_header(("origin", "https://evil.example"));
+        let (status, ..) = ask(&management, page).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{route}");
+        let (status, ..) = ask(&management, posted(route, "{}")).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{route}");
+    }
+}
+
+fn posted(uri: &str, body: &'static str) -> TestRequest {
+    local(uri)
+        .method(actix_web::http::Method::POST)
+        .insert_header(("content-type", "application/json"))
+        .set_payload(body)
 }
 
 /// Protects whoever mistypes a query or a body: refused with a reason, nothing is done.
@@ -167,11 +181,18 @@ async fn a_wrong_query_or_body_is_a_bad_request() {
         r#"{"action":"add","resources":[{"resource_type":"quest","resource_id":-1}]}"#,
     ];
     for body in bodies {
-        let request = local("/admin/resources")
-            .method(actix_web::http::Method::POST)
-            .insert_header(("content-type", "application/json"))
-            .set_payload(body);
-        let (status, _, _) = ask(&management, request).await;
+        let (status, _, _) = ask(&management, posted("/admin/resources", body)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    }
+    for body in [
+        "",
+        r#"{"offset":3}"#,
+        r#"{"rate":0}"#,
+        r#"{"limit":-1}"#,
+        r#"{"reason":"none"}"#,
+        r#"{"all":true}"#,
+    ] {
+        let (status, _, _) = ask(&management, posted("/admin/dead-letters/drop", body)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
     }
 }

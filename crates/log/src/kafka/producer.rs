@@ -156,7 +156,11 @@ impl Shared {
     }
 
     fn send(&self, client: &BaseProducer<Delivery>, record: &NewRecord, slot: Slot) {
-        let mut headers = self.headers.clone();
+        let version = self.topic.kind.schema_version(&record.value).to_string();
+        let mut headers = self.headers.clone().insert(Header {
+            key: "schema-version",
+            value: Some(&version),
+        });
         if let Some(trace) = &record.traceparent {
             headers = headers.insert(Header {
                 key: "traceparent",
@@ -270,7 +274,7 @@ impl Producer {
             topic: topic.clone(),
             name: name.to_owned(),
             options: options.clone(),
-            headers: headers(topic),
+            headers: headers(),
             metrics,
             kafka: kafka.clone(),
             delivery: kafka.delivery(name),
@@ -360,17 +364,11 @@ impl Drop for Producer {
 }
 
 /// What every record of a topic says of itself, as the documents in `docs/` have it.
-fn headers(topic: &Topic) -> OwnedHeaders {
-    let version = topic.kind.schema_version().to_string();
-    OwnedHeaders::new_with_capacity(3)
-        .insert(Header {
-            key: "content-type",
-            value: Some("application/json"),
-        })
-        .insert(Header {
-            key: "schema-version",
-            value: Some(&version),
-        })
+fn headers() -> OwnedHeaders {
+    OwnedHeaders::new_with_capacity(3).insert(Header {
+        key: "content-type",
+        value: Some("application/json"),
+    })
 }
 
 /// Every partition of ours is one of Kafka's.

@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use tally_domain::codec::SCHEMA_VERSION;
+use tally_domain::codec::written_version;
 use tally_domain::{LogId, Partition};
 
 use super::client::{self, Context, Said, left, lets_nobody_in};
@@ -45,10 +45,10 @@ pub enum TopicKind {
 }
 
 impl TopicKind {
-    /// The version of the records' schema, as their headers say it.
-    pub(super) fn schema_version(self) -> u32 {
+    /// The version of the schema of a record that this build wrote, as its header says it.
+    pub(super) fn schema_version(self, value: &[u8]) -> u32 {
         match self {
-            Self::Interactions => SCHEMA_VERSION,
+            Self::Interactions => written_version(value),
             Self::Resources | Self::DeadLetters => 1,
         }
     }

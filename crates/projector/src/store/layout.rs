@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `i` | the state's [identity](crate::identity), JSON |
 //! | `b`, `e` | the number of the last checkpoint (u64): `b` is its first put, `e` its last |
-//! | `p` partition | next offset, last event's offset + 1 (0: none) and id, dead letters, next key sequence |
+//! | `p` partition | next offset, last event's offset + 1 (0: none) and id, dead letters ever and settled, next key sequence |
 //! | `v` partition bucket | [counters and toggles](super::values), packed; absent where there are none |
 //! | `k` partition slot | sequence of the first key, then 1 to 256 remembered keys |
-//! | `d` partition offset | a dead letter, JSON |
+//! | `d` partition offset | a dead letter, JSON; absent once it is replayed or dropped |
+//! | `m` partition partition offset | nothing: the first partition has folded the dead letter that stands at the others |
 //!
 //! Integers in keys are big endian, so that keys sort as their parts do; in values little endian.
 //! partition, bucket and slot are u32, offset u64. Every value ends in the
@@ -15,15 +16,18 @@
 
 use tally_domain::dead_letter::DeadLetterReason;
 use tally_domain::remembered::RememberedKey;
-use tally_domain::{DeadLetter, EventId, Offset, Partition, Position};
+use tally_domain::{DeadLetter, EventId, LetterCounts, Offset, Partition, Position};
 
 use crate::error::StateError;
 
 /// The version of all this. State of another version is rebuilt from the log.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The kind of the keys of counters and toggles.
 pub const VALUES: u8 = b'v';
+
+/// The kind of the keys of dead letters of other partitions that were folded.
+pub const MOVED: u8 = b'm';
 
 /// How many remembered keys stand in one value.
 pub const KEYS_PER_CHUNK: u64 = 256;
@@ -100,6 +104,15 @@ pub fn dead_letter_key(partition: Partition, offset: Offset) -> Vec<u8> {
     key
 }
 
+/// The key that says that a partition has folded the dead letter of another one.
+#[must_use]
+pub fn moved_key(partition: Partition, origin: Position) -> Vec<u8> {
+    let mut key = prefix(MOVED, partition);
+    key.extend_from_slice(&origin.partition.to_be_bytes());
+    key.extend_from_slice(&origin.offset.to_be_bytes());
+    key
+}
+
 /// A partition's place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
@@ -107,8 +120,8 @@ pub struct Place {
     pub next_offset: Offset,
     /// The last event that was folded.
     pub last_event: Option<(Offset, EventId)>,
-    /// Dead letters ever.
-    pub dead_letters: u64,
+    /// Dead letters.
+    pub letters: LetterCounts,
     /// How many idempotency keys ever came.
     pub next_key: u64,
 }
@@ -142,14 +155,15 @@ impl Place {
     /// As a value.
     #[must_use]
     pub fn to_value(&self) -> Vec<u8> {
-        let mut value = Vec::with_capacity(52);
+        let mut value = Vec::with_capacity(60);
         let (offset, id) = self
             .last_event
             .map_or((0, EventId::nil()), |(o, id)| (o + 1, id));
         value.extend_from_slice(&self.next_offset.to_le_bytes());
         value.extend_from_slice(&offset.to_le_bytes());
         value.extend_from_slice(id.as_bytes());
-        value.extend_from_slice(&self.dead_letters.to_le_bytes());
+        value.extend_from_slice(&self.letters.ever.to_le_bytes());
+        value.extend_from_slice(&self.letters.settled.to_le_bytes());
         value.extend_from_slice(&self.next_key.to_le_bytes());
         value
     }
@@ -167,7 +181,10 @@ impl Place {
             let place = Self {
                 next_offset,
                 last_event: offset.checked_sub(1).map(|offset| (offset, id)),
-                dead_letters: parts.u64()?,
+                letters: LetterCounts {
+                    ever: parts.u64()?,
+                    settled: parts.u64()?,
+                },
                 next_key: parts.u64()?,
             };
             parts.end().map(|()| place)

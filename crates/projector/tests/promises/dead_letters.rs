@@ -20,7 +20,7 @@ fn newer_version() -> Vec<u8> {
     let known = tally_domain::encode(&event(1, 15, InteractionType::Like, None));
     String::from_utf8(known)
         .unwrap()
-        .replace("\"v\":1", "\"v\":2")
+        .replace("\"v\":1", "\"v\":3")
         .into_bytes()
 }
 

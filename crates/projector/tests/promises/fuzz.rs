@@ -71,6 +71,7 @@ fn read(key: &[u8], sealed: &[u8]) -> String {
             .map(drop),
         b'k' => layout::chunk_from(value).map(drop),
         b'd' => layout::dead_letter_from(0, key, value).map(drop),
+        b'm' => Ok(()),
         _ => return "another".to_owned(),
     };
     format!("{}{}{}", char::from(kind), opened.is_ok(), read.is_ok())
@@ -85,7 +86,10 @@ fn the_corpus_is_what_a_checkpoint_writes() {
     let place = layout::Place {
         next_offset: 18,
         last_event: Some((17, tally_domain::EventId::from_u128(7))),
-        dead_letters: 1,
+        letters: tally_domain::LetterCounts {
+            ever: 2,
+            settled: 1,
+        },
         next_key: 3,
     };
     let user = tally_domain::UserId::new("42").unwrap();
@@ -126,8 +130,14 @@ fn the_corpus_is_what_a_checkpoint_writes() {
         &layout::dead_letter_key(3, 9),
         layout::dead_letter_value(&letter),
     );
+    let elsewhere = tally_domain::Position {
+        partition: 1,
+        offset: 4,
+    };
+    put(&layout::moved_key(3, elsewhere), Vec::new());
     put(layout::ENDED, layout::number_value(7));
     redo.put(&values::bucket_key(3, 0), None);
+    redo.put(&layout::dead_letter_key(3, 8), None);
     let file = redo.to_file();
     assert_eq!(Redo::from_file(file.clone()).unwrap().puts(), redo.puts());
     if let Some(folder) = std::env::var_os("FUZZ_WRITE_CORPUS") {

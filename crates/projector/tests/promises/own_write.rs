@@ -60,7 +60,10 @@ fn a_duplicate_and_a_conflict_have_their_own_positions() {
     let positions = log.add_all(&events);
     let verdicts = waiters.map(|waiter| match wait(waiter).unwrap() {
         EventFate::Folded(verdict) => verdict,
-        fate @ (EventFate::DeadLetter(_) | EventFate::Refused(_) | EventFate::Failed(_)) => {
+        fate @ (EventFate::DeadLetter(_)
+        | EventFate::Settled(_)
+        | EventFate::Refused(_)
+        | EventFate::Failed(_)) => {
             panic!("{fate:?}")
         }
     });

@@ -385,7 +385,7 @@ fn state_in_use_is_refused() {
 /// Protects: the identity that every state so far has been stamped with is still read.
 #[test]
 fn the_identity_reads_back() {
-    let written = br#"{"log":"0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f","partitions":16,"fold_version":1,"key_millis":86400000,"key_count":262144,"max_ahead_millis":300000,"layout":2}"#;
+    let written = br#"{"log":"0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f","partitions":16,"fold_version":2,"key_millis":86400000,"key_count":262144,"max_ahead_millis":300000,"layout":3}"#;
     let identity = Identity::from_value(written).unwrap();
     let log = tally_log::LogIdentity {
         id: LogId::parse_str("0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f").unwrap(),
@@ -394,8 +394,12 @@ fn the_identity_reads_back() {
     assert_eq!(identity, Identity::of(log, tally_domain::Rules::CURRENT));
     assert_eq!(identity.to_value().unwrap(), written);
 
-    // The first layout did not say so: it is another, and rebuilt.
-    let first = br#"{"log":"0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f","partitions":16,"fold_version":1,"key_millis":86400000,"key_count":262144,"max_ahead_millis":300000}"#;
-    let first = Identity::from_value(first).unwrap();
-    assert_eq!(first.fit(&identity).unwrap(), Fit::OtherFold);
+    // Earlier ones are others, and rebuilt; the first layout did not say so.
+    for layout in ["", ",\"layout\":2"] {
+        let earlier = format!(
+            r#"{{"log":"0193a6f0-7b3e-7c4a-9d3e-2f1b5c6d7e8f","partitions":16,"fold_version":1,"key_millis":86400000,"key_count":262144,"max_ahead_millis":300000{layout}}}"#
+        );
+        let earlier = Identity::from_value(earlier.as_bytes()).unwrap();
+        assert_eq!(earlier.fit(&identity).unwrap(), Fit::OtherFold);
+    }
 }

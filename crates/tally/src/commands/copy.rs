@@ -209,6 +209,7 @@ fn copy(source: &Logs, destination: &Logs) -> Result<Line, Failure> {
         copied,
         already_there,
         left_out,
+        ..
     } = copying
         .run(&mut progress)
         .map_err(|error| progress.failed(error))?;

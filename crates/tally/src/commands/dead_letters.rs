@@ -1,10 +1,15 @@
-//! `tally dead-letters`: records that could not be folded, with the reason and their bytes.
+//! `tally dead-letters`: records that could not be folded, with the reason and their bytes; and what
+//! becomes of them.
+
+use std::io::Write;
 
 use clap::Subcommand;
-use tally_domain::{DeadLetterReason, Offset, Partition, Position};
-use tally_ingress::inspect::{self, DeadLetterList};
+use tally_domain::{DeadLetterReason, Offset, Partition, Position, SettleAction};
+use tally_ingress::inspect::{self, DeadLetterList, InspectError};
+use tally_projector::Projector;
 
 use super::folder::{self, Folder};
+use super::settle::{self, SettleArgs};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output;
@@ -12,7 +17,7 @@ use crate::output;
 /// What to do with the dead letters.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "Examples:\n  tally dead-letters list --reason undecodable\n  tally dead-letters show 3 17"
+    after_help = "Examples:\n  tally dead-letters list --reason undecodable\n  tally dead-letters show 3 17\n  tally dead-letters replay --reason future_time"
 )]
 pub(crate) enum DeadLettersCommand {
     /// Print all dead letters, one line of JSON each, without their values
@@ -35,6 +40,12 @@ pub(crate) enum DeadLettersCommand {
         #[arg(value_name = "OFFSET")]
         offset: Offset,
     },
+    /// Fold dead letters now that can be folded; asks first
+    #[command(after_help = settle::REPLAY_EXAMPLES)]
+    Replay(SettleArgs),
+    /// Give dead letters up for good; asks first
+    #[command(after_help = settle::DROP_EXAMPLES)]
+    Drop(SettleArgs),
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -52,7 +63,7 @@ Examples:
 
 \"value\" is there where the value is text, \"value_base64\" always.";
 
-fn parse_reason(text: &str) -> Result<DeadLetterReason, String> {
+pub(super) fn parse_reason(text: &str) -> Result<DeadLetterReason, String> {
     let all = DeadLetterReason::ALL;
     let found = all.iter().find(|reason| reason.as_str() == text);
     found.copied().ok_or_else(|| {
@@ -61,42 +72,57 @@ fn parse_reason(text: &str) -> Result<DeadLetterReason, String> {
     })
 }
 
-/// Prints what is asked for.
+/// Prints what is asked for, or does it.
 pub(crate) fn run(command: &DeadLettersCommand, config: &Config) -> Result<(), Failure> {
-    let mut out = output::stdout();
-    let opened = match Folder::existing(config)? {
-        Folder::Server(client) => return client.lines(&path(command), &mut out),
-        Folder::Opened(opened) => opened,
-    };
-    let projector = opened.projector(config)?;
-    output::inspected(match *command {
+    match *command {
         DeadLettersCommand::List { partition, reason } => {
             let list = DeadLetterList {
                 partition,
                 from: None,
                 reason,
             };
-            inspect::dead_letters(&projector, list, &mut out, &folder::never)
+            print(&list_path(list), config, |projector, out| {
+                inspect::dead_letters(projector, list, out, &folder::never)
+            })
         }
         DeadLettersCommand::Show { partition, offset } => {
             let position = Position { partition, offset };
-            inspect::dead_letter(&projector, position, &mut out, &folder::never)
+            print(&show_path(position), config, |projector, out| {
+                inspect::dead_letter(projector, position, out, &folder::never)
+            })
         }
-    })
+        DeadLettersCommand::Replay(ref args) => settle::run(SettleAction::Replay, args, config),
+        DeadLettersCommand::Drop(ref args) => settle::run(SettleAction::Drop, args, config),
+    }
 }
 
-fn path(command: &DeadLettersCommand) -> String {
-    match command {
-        DeadLettersCommand::List { partition, reason } => {
-            let partition = partition.map(|partition| format!("partition={partition}"));
-            let reason = reason.map(|reason| format!("reason={}", reason.as_str()));
-            let query: Vec<String> = partition.into_iter().chain(reason).collect();
-            format!("/admin/dead-letters?{}", query.join("&"))
-        }
-        DeadLettersCommand::Show { partition, offset } => {
-            format!("/admin/dead-letters/{partition}/{offset}")
-        }
-    }
+fn print(
+    path: &str,
+    config: &Config,
+    here: impl Fn(&Projector, &mut dyn Write) -> Result<(), InspectError>,
+) -> Result<(), Failure> {
+    let mut out = output::stdout();
+    let opened = match Folder::existing(config)? {
+        Folder::Server(client) => return client.lines(path, &mut out),
+        Folder::Opened(opened) => opened,
+    };
+    let projector = opened.projector(config)?;
+    output::inspected(here(&projector, &mut out))
+}
+
+fn list_path(list: DeadLetterList) -> String {
+    let partition = list
+        .partition
+        .map(|partition| format!("partition={partition}"));
+    let reason = list
+        .reason
+        .map(|reason| format!("reason={}", reason.as_str()));
+    let query: Vec<String> = partition.into_iter().chain(reason).collect();
+    format!("/admin/dead-letters?{}", query.join("&"))
+}
+
+fn show_path(Position { partition, offset }: Position) -> String {
+    format!("/admin/dead-letters/{partition}/{offset}")
 }
 
 #[cfg(test)]
@@ -106,27 +132,30 @@ mod tests {
     /// Protects what the command asks a server for, and the words that it takes.
     #[test]
     fn the_server_is_asked_for_the_same() {
-        let list = |partition, reason| DeadLettersCommand::List { partition, reason };
         let future = parse_reason("future_time").ok();
         assert_eq!(future, Some(DeadLetterReason::FutureTime));
         let said = parse_reason("future").unwrap_err();
         assert!(said.contains("future_time"), "{said}");
-        for (command, wanted) in [
-            (list(None, None), "/admin/dead-letters?"),
-            (list(Some(3), None), "/admin/dead-letters?partition=3"),
+        for (partition, reason, wanted) in [
+            (None, None, "/admin/dead-letters?"),
+            (Some(3), None, "/admin/dead-letters?partition=3"),
             (
-                list(Some(3), future),
+                Some(3),
+                future,
                 "/admin/dead-letters?partition=3&reason=future_time",
             ),
-            (
-                DeadLettersCommand::Show {
-                    partition: 3,
-                    offset: 17,
-                },
-                "/admin/dead-letters/3/17",
-            ),
         ] {
-            assert_eq!(path(&command), wanted);
+            let list = DeadLetterList {
+                partition,
+                from: None,
+                reason,
+            };
+            assert_eq!(list_path(list), wanted);
         }
+        let position = Position {
+            partition: 3,
+            offset: 17,
+        };
+        assert_eq!(show_path(position), "/admin/dead-letters/3/17");
     }
 }

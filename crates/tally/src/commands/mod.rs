@@ -15,6 +15,7 @@ pub(crate) mod rebuild;
 mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
+mod settle;
 mod source;
 pub(crate) mod state;
 pub(crate) mod topics;

@@ -144,7 +144,7 @@ impl Source {
     pub(crate) fn tell(&self, progress: Option<&RebuildProgress>) -> Result<(), Failure> {
         match self {
             Self::Held { .. } => Ok(()),
-            Self::Beside { client, .. } => client.post("/admin/rebuild", &progress),
+            Self::Beside { client, .. } => client.ask("/admin/rebuild", &progress),
         }
     }
 
@@ -159,7 +159,7 @@ impl Source {
                 drop(opened);
                 swapped
             }
-            Self::Beside { client, .. } => client.post("/admin/state/swap", &()),
+            Self::Beside { client, .. } => client.ask("/admin/state/swap", &()),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Copying<'_> {
                 if let Some(next) = at(next, partition) {
                     next.offset = record.position.offset.saturating_add(1);
                 }
-                if let Fate::LeftOut = fate(fold, done, *record, watch) {
+                if let Fate::LeftOut = fate(fold, done, *record, watch)? {
                     continue;
                 }
                 found.add(*record);
@@ -132,9 +132,9 @@ impl Copying<'_> {
         loop {
             let mine = source.next(&mut |record| {
                 let mut done = Copied::default();
-                matches!(
+                !matches!(
                     fate(&mut fold, &mut done, record, &mut Nobody),
-                    Fate::Copied(_)
+                    Ok(Fate::LeftOut)
                 )
             })?;
             let theirs = destination.next(&mut |_| true)?;

@@ -1,7 +1,7 @@
 //! A log's state in memory, for its digest.
 
 use tally_domain::state::NoBacking;
-use tally_domain::{Applied, Digest, PartitionState, Rules, Toggles};
+use tally_domain::{Applied, Digest, Offset, Partition, PartitionState, Rules, Toggles};
 use tally_log::BatchRecord;
 
 /// How many changes are noted before they are dropped: nobody writes them down.
@@ -16,13 +16,19 @@ impl Fold {
         Self((0..partitions).map(state).collect())
     }
 
+    /// Where a partition's next record stands, unless there is a gap.
+    pub(super) fn next_offset(&self, partition: Partition) -> Option<Offset> {
+        let place = usize::try_from(partition).ok()?;
+        self.0.get(place).map(PartitionState::next_offset)
+    }
+
     /// Folds a record; `None` where there is no such partition.
     pub(super) fn apply(&mut self, record: BatchRecord<'_>) -> Option<Applied> {
         let place = usize::try_from(record.position.partition).ok()?;
         let state = self.0.get_mut(place)?;
         let Ok(applied) = state.apply(record.record(), &NoBacking);
         if state.changed() > NOTED {
-            state.take_changes();
+            state.forget_changes();
         }
         Some(applied)
     }

@@ -13,6 +13,9 @@
 //! count in the copy. So it is left out, counted and named. Every other record is copied as it
 //! stands, those that are no events too.
 //!
+//! A replay or a drop names its dead letter by position. So where the copy has other offsets than the
+//! source, after a record that was left out or a gap, it can't be copied, and the copy ends there.
+//!
 //! A copy that was interrupted is continued by doing it again: what is there is compared, what is
 //! missing is appended. Nothing is appended before all that is there has been compared.
 //!
@@ -99,6 +102,13 @@ pub(crate) enum CopyError {
         from: Option<Offset>,
         to: Offset,
     },
+    #[error(
+        "partition {partition} of the source has a replay or drop of a dead letter at offset {offset}, which names it by its offset, and the copy has other offsets than the source: a record was left out before, or the source has gaps. Such a log can't be copied"
+    )]
+    OtherOffsets {
+        partition: Partition,
+        offset: Offset,
+    },
     #[error("the {side} can't be read: {error}")]
     Read { side: Side, error: ReadError },
     #[error("the {side} gives nothing more, although there is more in it")]
@@ -139,6 +149,8 @@ pub(crate) struct Copied {
     pub(crate) already_there: u64,
     /// Not copied, since they would count.
     pub(crate) left_out: u64,
+    /// Whether an offset of the source is another one in the copy.
+    shifted: bool,
 }
 
 /// The digests of what both logs fold to.
@@ -209,7 +221,7 @@ impl<'a> Copying<'a> {
         let next = std::mem::take(&mut self.next);
         self.source.through(&next, &self.end, &mut |records| {
             for record in records {
-                if let Fate::Copied(event) = fate(fold, done, *record, watch) {
+                if let Fate::Copied(event) = fate(fold, done, *record, watch)? {
                     writer.push(*record, event.map(TraceParent::of_event))?;
                 }
             }
@@ -251,15 +263,22 @@ fn fate(
     done: &mut Copied,
     record: BatchRecord<'_>,
     watch: &mut dyn Watch,
-) -> Fate {
+) -> Result<Fate, CopyError> {
+    let Position { partition, offset } = record.position;
+    done.shifted |= fold.next_offset(partition) != Some(offset);
     match fold.apply(record) {
         Some(Applied::DeadLetter(DeadLetterReason::FutureTime)) => {
             done.left_out += 1;
+            done.shifted = true;
             watch.left_out(record.position);
-            Fate::LeftOut
+            Ok(Fate::LeftOut)
         }
-        Some(Applied::Folded { event, .. }) => Fate::Copied(Some(event.id)),
-        Some(Applied::DeadLetter(_) | Applied::Already) | None => Fate::Copied(None),
+        Some(Applied::Settled { .. }) if done.shifted => {
+            Err(CopyError::OtherOffsets { partition, offset })
+        }
+        Some(Applied::Settled { settlement, .. }) => Ok(Fate::Copied(Some(settlement.id))),
+        Some(Applied::Folded { event, .. }) => Ok(Fate::Copied(Some(event.id))),
+        Some(Applied::DeadLetter(_) | Applied::Already) | None => Ok(Fate::Copied(None)),
     }
 }
 

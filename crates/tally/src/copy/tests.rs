@@ -5,7 +5,8 @@ mod log;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tally_domain::{
-    Event, EventTime, IdempotencyKey, InteractionType, Resource, ResourceType, UserId, encode,
+    Event, EventTime, IdempotencyKey, InteractionType, Resource, ResourceType, SettleAction,
+    Settlement, UserId, encode, encode_settlement,
 };
 use tally_log::NewRecord;
 
@@ -93,6 +94,7 @@ fn counts(copied: u64, already_there: u64, left_out: u64) -> Copied {
         copied,
         already_there,
         left_out,
+        shifted: left_out > 0,
     }
 }
 
@@ -344,4 +346,45 @@ fn a_copied_event_begins_a_trace_of_its_own() {
     traces.sort_by_key(Option::is_some);
     let wanted = TraceParent::of_event(EventId::from_u128(7));
     assert_eq!(traces, [None, Some(wanted)]);
+}
+
+/// A replay of what stands there.
+fn replay(partition: Partition, offset: Offset) -> NewRecord {
+    let value = encode_settlement(&Settlement {
+        id: EventId::from_u128(77),
+        at: EventTime::from_millis(now()),
+        action: SettleAction::Replay,
+        origin: Position { partition, offset },
+        event: None,
+    });
+    NewRecord {
+        partition,
+        key: Vec::new(),
+        value,
+        traceparent: None,
+    }
+}
+
+/// Protects replays and drops in a copy: they name a letter by its offset, which must be the same
+/// there; where it is not, nothing wrong is copied.
+#[test]
+fn a_replay_is_copied_where_its_letter_has_the_same_offset() {
+    let mut records = events(0..50);
+    let first = |records: &[NewRecord]| records.iter().filter(|r| r.partition == 1).count();
+    let offset = u64::try_from(first(&records)).unwrap();
+    records.push(garbage(1));
+    records.push(replay(1, offset));
+    records.extend(events(50..60));
+    let (source, destination) = (TestLog::of(&records), TestLog::new());
+    let (copied, proof, _) = copy(&source, &destination).unwrap();
+    assert_eq!(copied, counts(62, 0, 0));
+    assert_eq!(proof.source, proof.destination);
+
+    records.insert(0, event(1_000, now() + 3_600_000));
+    let (error, text) = failed(&TestLog::of(&records), &TestLog::new());
+    assert!(
+        matches!(error, CopyError::OtherOffsets { partition: 1, .. }),
+        "{text}"
+    );
+    assert!(text.contains("replay or drop"), "{text}");
 }

@@ -13,12 +13,13 @@ use tally_log::{
 
 pub(crate) const PARTITIONS: u32 = 4;
 
-/// When the log takes every record, in milliseconds since 1970.
+/// When the log takes every record, in milliseconds since 1970, until [`MemoryLog::set_now`].
 pub(crate) const NOW: u64 = 1_764_000_000_000;
 
 #[derive(Clone)]
 struct Stored {
     offset: Offset,
+    append_time_millis: u64,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -44,6 +45,7 @@ struct Inner {
     /// How far readers said they are.
     applied: Vec<Offset>,
     appends: Appends,
+    now: u64,
 }
 
 /// What comes of appends.
@@ -86,6 +88,7 @@ impl MemoryLog {
             cut: BTreeMap::new(),
             applied: vec![0; many],
             appends: Appends::Taken,
+            now: NOW,
         };
         Self {
             identity: LogIdentity { id, partitions },
@@ -178,6 +181,11 @@ impl MemoryLog {
         self.shared.0.lock().applied.clone()
     }
 
+    /// When records are taken from now on.
+    pub(crate) fn set_now(&self, millis: u64) {
+        self.shared.0.lock().now = millis;
+    }
+
     /// What comes of appends from now on.
     pub(crate) fn set_appends(&self, appends: Appends) {
         self.shared.0.lock().appends = appends;
@@ -198,12 +206,12 @@ impl MemoryLog {
     pub(crate) fn each(&self, mut visit: impl FnMut(Partition, Record<'_>)) {
         let inner = self.shared.0.lock();
         for (partition, records) in (0..).zip(&inner.records) {
-            for Stored { offset, key, value } in records {
+            for stored in records {
                 let record = Record {
-                    offset: *offset,
-                    append_time_millis: NOW,
-                    key,
-                    value,
+                    offset: stored.offset,
+                    append_time_millis: stored.append_time_millis,
+                    key: &stored.key,
+                    value: &stored.value,
                 };
                 visit(partition, record);
             }
@@ -220,6 +228,7 @@ impl Inner {
         let offset = self.head[place(partition)];
         self.records[place(partition)].push(Stored {
             offset,
+            append_time_millis: self.now,
             key: key.to_vec(),
             value: value.to_vec(),
         });
@@ -357,8 +366,9 @@ impl LogReader for MemoryReader {
                 let (partition, from) = (position.partition, position.offset);
                 let records = &inner.records[place(partition)];
                 let new = records.partition_point(|record| record.offset < from);
-                for Stored { offset, key, value } in &records[new..] {
-                    batch.push(partition, *offset, NOW, key, value);
+                for stored in &records[new..] {
+                    let time = stored.append_time_millis;
+                    batch.push(partition, stored.offset, time, &stored.key, &stored.value);
                 }
                 position.offset = from.max(inner.head[place(partition)]);
                 moved |= position.offset > from;

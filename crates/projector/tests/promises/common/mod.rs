@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::faults::{FaultyDisk, FaultyStore, photograph};
 pub(crate) use self::log::{Appends, MemoryLog, NOW, PARTITIONS};
-pub(crate) use self::reference::{folded, folded_below, verdicts};
+pub(crate) use self::reference::{folded, folded_below, settled, verdicts};
 
 /// Longer than anything here takes, so that a test that waits in vain ends.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

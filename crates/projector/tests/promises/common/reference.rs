@@ -1,7 +1,10 @@
 //! What the state must be: one uninterrupted fold of the log, in memory alone.
 
+use std::collections::HashMap;
+
 use tally_domain::{
-    Applied, Digest, EventId, NoBacking, Offset, PartitionState, Position, Rules, Toggles, Verdict,
+    Applied, DeadLetter, Digest, EventId, LetterFate, NoBacking, Offset, PartitionState, Position,
+    Rules, Toggles, Verdict,
 };
 use tally_projector::StateDump;
 
@@ -45,6 +48,24 @@ pub(crate) fn verdicts(log: &MemoryLog) -> Vec<(EventId, Verdict)> {
         }
     });
     verdicts
+}
+
+/// What becomes of each replay and drop of the log, and the dead letters that are left, by partition.
+pub(crate) fn settled(log: &MemoryLog) -> (HashMap<EventId, LetterFate>, Vec<Vec<DeadLetter>>) {
+    let mut states = states(log);
+    let mut fates = HashMap::new();
+    log.each(|partition, record| {
+        let state = &mut states[usize::try_from(partition).unwrap()];
+        let Ok(applied) = state.apply(record, &NoBacking);
+        if let Applied::Settled { settlement, fate } = applied {
+            fates.insert(settlement.id, fate);
+        }
+    });
+    let letters = states.iter().map(|state| {
+        let letters = state.new_dead_letters(0);
+        letters.cloned().collect()
+    });
+    (fates, letters.collect())
 }
 
 fn states(log: &MemoryLog) -> Vec<PartitionState> {
