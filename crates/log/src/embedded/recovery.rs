@@ -190,7 +190,15 @@ impl Opening<'_> {
     /// Reads which log this is, and makes it where there is nothing.
     fn identity(&self, empty: bool, recovery: &mut Recovery) -> Result<LogIdentity, OpenError> {
         match identity::read(self.storage, self.dir)? {
-            Some(found) if found.partitions == self.partitions => Ok(found),
+            Some(found) if found.partitions == self.partitions => {
+                if empty {
+                    // Its name may be in the page cache alone: no segment's may last longer.
+                    self.storage
+                        .sync_dir(self.dir)
+                        .map_err(OpenError::io("synced", self.dir))?;
+                }
+                Ok(found)
+            }
             Some(found) => Err(OpenError::PartitionsDiffer {
                 dir: self.dir.to_owned(),
                 wanted: self.partitions,

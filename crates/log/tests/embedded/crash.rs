@@ -216,6 +216,32 @@ proptest! {
     }
 }
 
+/// Protects a log that is just being made: killed at any step, and then the machine at any step of the
+/// next start, it opens. (A name that only the page cache had was lost, while that of a file made after it
+/// stayed.)
+#[test]
+fn a_log_that_is_being_made_survives_a_kill_and_then_a_crash() {
+    for killed in 0..12 {
+        for crashed in 0..12 {
+            for seed in 0..24 {
+                let life = |end| Life {
+                    actions: Vec::new(),
+                    end,
+                };
+                let mut model = Model::default();
+                let kill = life(End::Kill { after: killed });
+                let disk = live(&mut model, SimDisk::default(), &kill);
+                let crash = life(End::Crash {
+                    after: crashed,
+                    seed,
+                });
+                let disk = live(&mut model, disk, &crash);
+                model.open(&disk);
+            }
+        }
+    }
+}
+
 /// A killed log with 20 acknowledged groups and one more, of three records, that was written and
 /// not acknowledged; and where that one stands.
 fn with_a_last_group() -> (SimDisk, Contents, Range<u64>) {
