@@ -259,12 +259,12 @@ impl Case<'_> {
         let base = &self.bases.redo;
         let disk = base.disk.copy();
         let (_, how) = self.hit(&disk, &[state_dir().join("redo")]);
-        let stack = match Stack::open(&disk) {
-            Ok(stack) => stack,
-            Err(why) => return (Verdict::Unnamed, format!("redo: {how}: {why}")),
+        let start = || {
+            let stack = Stack::open(&disk)?;
+            Ok((stack.state(), stack.rebuilds()))
         };
-        let verdict = state_verdict(&base.contents, &stack.state(), stack.rebuilds());
-        (verdict, format!("redo: {how}"))
+        let (verdict, why) = state_verdicts(&base.contents, start);
+        (verdict, format!("redo: {how}{why}"))
     }
 
     fn keys(&mut self) -> (Verdict, String) {
@@ -300,30 +300,14 @@ impl Case<'_> {
             }
             fs::write(&path, bytes).expect("a file");
         }
-        let registry = Registry::new();
-        let open = || on_sled(&self.bases.log, folder.path(), &registry);
-        let projector = match open() {
-            Ok(projector) => projector,
-            Err(error) => return (Verdict::Unnamed, format!("{what}: {}", with_causes(&error))),
+        let start = || {
+            let registry = Registry::new();
+            let projector = on_sled(&self.bases.log, folder.path(), &registry);
+            let said = caught_up(&projector.map_err(|error| with_causes(&error))?);
+            Ok((said, counted(&registry, "tally_projector_rebuilds_total")))
         };
-        let rebuilds = || counted(&registry, "tally_projector_rebuilds_total");
-        let said = caught_up(&projector);
-        let verdict = state_verdict(&self.bases.contents, &said, rebuilds());
-        drop(projector);
-        if verdict != Verdict::FoundOnRead {
-            return (verdict, what);
-        }
-        // What was found while it was read is rebuilt by the next start.
-        let registry = Registry::new();
-        let again = on_sled(&self.bases.log, folder.path(), &registry);
-        let said = again.map(|projector| caught_up(&projector));
-        match said {
-            Ok(said) => match state_verdict(&self.bases.contents, &said, 1) {
-                Verdict::Rebuilt => (Verdict::FoundOnRead, what),
-                other => (other, format!("{what}, then")),
-            },
-            Err(error) => (Verdict::Unnamed, format!("{what}: {}", with_causes(&error))),
-        }
+        let (verdict, why) = state_verdicts(&self.bases.contents, start);
+        (verdict, format!("{what}{why}"))
     }
 }
 
@@ -368,6 +352,8 @@ fn log_verdict(base: &Base, disk: &SimDisk) -> (Verdict, String) {
                 told,
             ) {
                 (Verdict::NoDifference, true) => (Verdict::CutAsTorn, String::new()),
+                // The log reads well, so that the state is of no damage.
+                (Verdict::FoundOnRead, _) => (Verdict::NotRebuilt, String::new()),
                 (other, _) => (other, String::new()),
             }
         }
@@ -421,6 +407,36 @@ fn state_verdict(
     }
 }
 
+/// What a state says at one start and how often it was rebuilt by it, or why there is no start.
+type Said = Result<(Result<StateDump, StateError>, u64), String>;
+
+/// What came of a state: where it was found damaged while it was read, the next start has rebuilt
+/// it. Each call of `start` is one.
+fn state_verdicts(contents: &Contents, mut start: impl FnMut() -> Said) -> (Verdict, String) {
+    let mut next = || match start() {
+        Ok((said, rebuilds)) => {
+            let why = said.as_ref().err().map(|error| with_causes(error));
+            let verdict = state_verdict(contents, &said, rebuilds);
+            (
+                verdict,
+                why.map_or_else(String::new, |why| format!(": {why}")),
+            )
+        }
+        Err(why) => (Verdict::Unnamed, format!(": {why}")),
+    };
+    let (verdict, found) = next();
+    if verdict != Verdict::FoundOnRead {
+        return (verdict, found);
+    }
+    let (verdict, again) = next();
+    let verdict = match verdict {
+        Verdict::Rebuilt => Verdict::FoundOnRead,
+        bad if bad.is_bad() => bad,
+        _ => Verdict::NotRebuilt,
+    };
+    (verdict, format!("{found}, then{again}"))
+}
+
 /// So many damages, with seeds from `seed` on.
 #[must_use]
 pub fn run(seed: u64, cases: u64) -> Counts {
@@ -439,10 +455,44 @@ pub fn run(seed: u64, cases: u64) -> Counts {
             _ => (Of::Keys, case.keys()),
         };
         *counts.by.entry((of, verdict)).or_default() += 1;
-        let bad = [Verdict::SilentWrongAnswer, Verdict::Unnamed];
-        if bad.contains(&verdict) && counts.bad.len() < 10 {
+        if verdict.is_bad() && counts.bad.len() < 10 {
             counts.bad.push(format!("seed {seed}: {verdict:?}: {what}"));
         }
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Protects the verdicts themselves: damage that is found at every start and never rebuilt, or
+    /// gone without a rebuild, is not good.
+    #[test]
+    fn what_is_found_is_rebuilt_by_the_next_start() {
+        let disk = SimDisk::default();
+        let stack = Stack::open(&disk).expect("a new folder");
+        let contents = stack.contents().expect("an empty log");
+        let state = || stack.state().expect("an empty state");
+        let of = |starts: Vec<Said>| {
+            let mut starts = starts.into_iter();
+            let verdict = state_verdicts(&contents, || starts.next().expect("a start")).0;
+            (verdict, starts.count())
+        };
+        let found = || Ok((Err(StateError::Damaged("a value".to_owned())), 0));
+        let refused = || Err("no start".to_owned());
+        let cases: [(Vec<Said>, Verdict); 7] = [
+            (vec![Ok((Ok(state()), 0))], Verdict::NoDifference),
+            (vec![Ok((Ok(state()), 1))], Verdict::Rebuilt),
+            (vec![refused()], Verdict::Unnamed),
+            (vec![found(), Ok((Ok(state()), 1))], Verdict::FoundOnRead),
+            (vec![found(), Ok((Ok(state()), 0))], Verdict::NotRebuilt),
+            (vec![found(), found()], Verdict::NotRebuilt),
+            (vec![found(), refused()], Verdict::Unnamed),
+        ];
+        for (starts, wanted) in cases {
+            let said = format!("{starts:?}");
+            assert_eq!(of(starts), (wanted, 0), "{said}");
+        }
+    }
 }

@@ -23,7 +23,8 @@ pub enum Of {
 pub enum Verdict {
     /// The start is refused, and says which file.
     RefusedAtOpen,
-    /// It was opened, and reading gives an error that says which file.
+    /// It was opened, and reading gives an error that says which file; of a state, the next start
+    /// rebuilt it.
     FoundOnRead,
     /// What stood behind the end was cut off, and nothing that was acknowledged.
     CutAsTorn,
@@ -39,6 +40,25 @@ pub enum Verdict {
     SilentWrongAnswer,
     /// An error that does not say which file, or nothing of use.
     Unnamed,
+    /// A state was found damaged, and the next start did not rebuild it.
+    NotRebuilt,
+}
+
+impl Verdict {
+    /// Whether no damage may come to that.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        match self {
+            Self::SilentWrongAnswer | Self::Unnamed | Self::NotRebuilt => true,
+            Self::RefusedAtOpen
+            | Self::FoundOnRead
+            | Self::CutAsTorn
+            | Self::EndOfKilledLogCut
+            | Self::EndOfKilledLogGone
+            | Self::Rebuilt
+            | Self::NoDifference => false,
+        }
+    }
 }
 
 /// How often what came of what.
@@ -64,7 +84,7 @@ impl Counts {
         all.map(|(_, count)| count).sum()
     }
 
-    /// Whether nothing was silent, and every error says where.
+    /// Whether nothing was silent, every error says where, and what was found was rebuilt.
     #[must_use]
     pub fn is_right(&self) -> bool {
         self.bad.is_empty()
@@ -88,10 +108,11 @@ impl fmt::Display for Counts {
         }
         write!(
             f,
-            "{} damages: {} silent wrong answers, {} unnamed",
+            "{} damages: {} silent wrong answers, {} unnamed, {} not rebuilt",
             grouped(self.cases()),
             self.of(Verdict::SilentWrongAnswer),
-            self.of(Verdict::Unnamed)
+            self.of(Verdict::Unnamed),
+            self.of(Verdict::NotRebuilt)
         )
     }
 }
@@ -107,5 +128,6 @@ fn words(verdict: Verdict) -> &'static str {
         Verdict::NoDifference => "no difference",
         Verdict::SilentWrongAnswer => "SILENT WRONG ANSWER",
         Verdict::Unnamed => "UNNAMED",
+        Verdict::NotRebuilt => "NOT REBUILT",
     }
 }

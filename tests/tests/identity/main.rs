@@ -251,6 +251,17 @@ fn a_key_set_changes_under_a_running_server() {
         "{said}"
     );
     assert!(!said.contains(&token), "{said}");
+
+    // Both keys are taken out: none holds any more, and it is not the tokens' fault.
+    set.serves(&[]);
+    wait::until("the end of the keys", || {
+        let answer = ask(&server, &new);
+        (answer.status == 503 && answer.json()["code"] == "unavailable").then_some(())
+    });
+    assert_eq!(ask(&server, &token).status, 503);
+    assert_eq!(ask(&server, LOCAL_KEY).status, 200);
+    let said = server.output();
+    assert!(said.contains("has no key for ES256"), "{said}");
 }
 
 /// What is set, the algorithms, and what the refusal names.

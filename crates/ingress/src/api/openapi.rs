@@ -280,7 +280,7 @@ fn interact() {}
         (status = 400, description = "The position can't be waited for", body = ErrorDetail),
         (status = 401, description = "Authentication required", body = ErrorDetail),
         (status = 404, description = "Resource not found", body = ErrorDetail),
-        (status = 503, description = "Too many wait", body = ErrorDetail,
+        (status = 503, description = "Can't be answered now; try again after `Retry-After`", body = ErrorDetail,
             headers(("Retry-After" = u32, description = "In seconds"))),
     ),
 )]

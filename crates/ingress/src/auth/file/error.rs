@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{KeyId, MAX_BYTES, MAX_KEYS, VERSION};
+use super::{KeyId, MAX_BYTES, MAX_KEYS, UNCHECKED, VERSION};
 
 /// Why keys can't be read or changed. No text has a secret in it, nor anything else of the file.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum KeysError {
     },
     /// Two keys have the same id.
     #[error(
-        "the API keys in {path} are damaged: key {id} is there twice. Remove one of them",
+        "the API keys in {path} are damaged: key {id} is there twice. Restore the file from a backup, or move it away and create the keys anew",
         path = path.display()
     )]
     Twice {
@@ -54,7 +54,7 @@ pub enum KeysError {
     },
     /// Another version of this program wrote it.
     #[error(
-        "the API keys in {path} have version {found}; this program reads version {VERSION}: use the program that wrote them",
+        "the API keys in {path} have version {found}; this program reads versions {UNCHECKED} and {VERSION}: use the program that wrote them",
         path = path.display()
     )]
     OtherVersion {

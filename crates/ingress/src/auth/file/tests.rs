@@ -138,7 +138,10 @@ fn a_damaged_file_is_refused() {
             good.replace("\"sha256\":\"", &format!("\"sha256\":\"{secret}")),
             "line 2",
         ),
-        (good.replace("\"v\":2", "\"v\":3"), "version 3"),
+        (
+            good.replace("\"v\":2", "\"v\":3"),
+            "version 3; this program reads versions 1 and 2",
+        ),
         (good.replace("\"v\":2", "\"v\":1"), "its check"),
         (
             good.replace("\"user\":\"b\"", "\"user\":\"c\""),
@@ -147,7 +150,7 @@ fn a_damaged_file_is_refused() {
         (good.replace("\"v\":2,", ""), "line "),
         (
             good.replace(&id, &keys[0].info.id.to_string()),
-            "there twice",
+            "there twice. Restore",
         ),
         (format!("{good}{good}"), "line 5"),
     ];

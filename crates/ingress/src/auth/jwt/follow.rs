@@ -298,33 +298,42 @@ impl Shared {
         }
     }
 
-    /// Says it, now and then, and ends keys that nobody vouched for in too long.
+    /// Says it, now and then, and ends keys that were taken out of their set, or that nobody
+    /// vouched for in too long.
     fn failed(&self, watched: &mut Watched, error: &JwtKeysError) {
         self.metrics.failed.inc();
+        let taken_out = matches!(error, JwtKeysError::NoKey { .. });
         let over = self
             .schedule
             .keep
             .is_some_and(|keep| watched.good.elapsed() > keep);
-        if over && self.keys.load().len() > 0 {
+        let keys = self.keys.load().len();
+        if (taken_out || over) && keys > 0 {
+            // The same content may come again, and is then other keys than none.
             watched.stamp = None;
+            watched.said = Some(Instant::now());
             self.keys.store(Arc::default());
             self.metrics.keys.set(0);
-            tracing::error!(
-                %error,
-                "no token is valid any more: its keys could not be read for longer than auth.jwt.jwks_keep"
-            );
-        }
-        if watched
+            let why = if taken_out {
+                "its key was taken out of the set"
+            } else {
+                "its keys could not be read for longer than auth.jwt.jwks_keep"
+            };
+            tracing::error!(%error, "no token is valid any more: {why}");
+        } else if watched
             .said
             .is_none_or(|said| said.elapsed() >= REMIND_AFTER)
         {
             watched.said = Some(Instant::now());
-            let keys = self.keys.load().len();
-            tracing::error!(
-                %error,
-                keys,
-                "the keys of tokens can't be read; those read before hold meanwhile"
-            );
+            if keys > 0 {
+                tracing::error!(
+                    %error,
+                    keys,
+                    "the keys of tokens can't be read; those read before hold meanwhile"
+                );
+            } else {
+                tracing::error!(%error, "no token is valid: there are no keys to check it with");
+            }
         }
     }
 }

@@ -45,17 +45,26 @@ struct Jwk {
     y: Option<String>,
 }
 
+/// Why a set gives no keys, in words that follow "the key set".
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// It is no set, or one past the bounds: it says nothing of the keys that held before.
+    NoSet(String),
+    /// It is a set, and no key of it can be used: those that held before were taken out of it.
+    NoKey(String),
+}
+
 /// The keys of a set that are for one of `algorithms`.
 ///
 /// # Errors
-/// What is wrong with it: no set, none of its keys is usable, or too many are.
-pub(super) fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Vec<Key>, String> {
+/// [`Unfit`].
+pub(super) fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Vec<Key>, Unfit> {
     if bytes.len() > MAX_JWKS {
-        return Err(format!("has more than {MAX_JWKS} bytes"));
+        return Err(Unfit::NoSet(format!("has more than {MAX_JWKS} bytes")));
     }
     // What serde_json says may quote it.
     let document: Document = serde_json::from_slice(bytes)
-        .map_err(|error| format!("is no key set: see line {}", error.line()))?;
+        .map_err(|error| Unfit::NoSet(format!("is no key set: see line {}", error.line())))?;
     let entries = document.keys.into_iter();
     let keys: Vec<Key> = entries
         .filter_map(key)
@@ -65,10 +74,10 @@ pub(super) fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Vec<Key>, 
     match keys.len() {
         0 => {
             let names: Vec<&str> = algorithms.iter().map(|one| one.name()).collect();
-            Err(format!("has no key for {}", names.join(", ")))
+            Err(Unfit::NoKey(format!("has no key for {}", names.join(", "))))
         }
         1..=MAX_KEYS => Ok(keys),
-        _ => Err(format!("has more than {MAX_KEYS} keys")),
+        _ => Err(Unfit::NoSet(format!("has more than {MAX_KEYS} keys"))),
     }
 }
 
@@ -114,7 +123,7 @@ mod tests {
         jwk
     }
 
-    fn names(set: &Value, algorithms: &[Algorithm]) -> Result<Vec<String>, String> {
+    fn names(set: &Value, algorithms: &[Algorithm]) -> Result<Vec<String>, Unfit> {
         let keys = parse(set.to_string().as_bytes(), algorithms)?;
         Ok(keys.into_iter().filter_map(|key| key.kid).collect())
     }
@@ -138,6 +147,8 @@ mod tests {
             with(ec.jwk("x"), "crv", &json!("secp256k1")),
             with(ec.jwk("x"), "kty", &json!("OKP")),
             with(ec.jwk("x"), "alg", &json!("ES384")),
+            // EdDSA's name in RFC 9864: no token could have it.
+            with(ed.jwk("x"), "alg", &json!("Ed25519")),
             // Not on the curve.
             with(ec.jwk("x"), "x", &ec.jwk("x")["y"]),
             with(ec.jwk("x"), "x", &json!("AQAB")),
@@ -160,26 +171,28 @@ mod tests {
         assert_eq!(names(&set, &ALL).unwrap(), ["rsa", "ec", "ed"]);
         assert_eq!(names(&set, &[Algorithm::Es256]).unwrap(), ["ec"]);
         assert!(names(&set, &[Algorithm::Hs256]).is_err());
-        let none = names(&json!({"keys": ignored}), &ALL).unwrap_err();
-        assert!(none.contains("no key for RS256, ES256, EdDSA"), "{none}");
+        let none = names(&json!({"keys": ignored}), &ALL);
+        let said = "has no key for RS256, ES256, EdDSA";
+        assert_eq!(none, Err(Unfit::NoKey(said.to_owned())));
     }
 
-    /// Protects memory and time from what is no set, or one without end.
+    /// Protects memory and time from what is no set, or one without end; and keys that hold from
+    /// what says nothing of them.
     #[test]
     fn a_set_is_one_and_has_an_end() {
-        for bad in ["", "[]", "{}", "{\"keys\":{}}", "<html>", "{\"keys\":[]}"] {
-            assert!(parse(bad.as_bytes(), &ALL).is_err(), "{bad}");
+        let no_set = |bytes: &[u8]| matches!(parse(bytes, &ALL), Err(Unfit::NoSet(_)));
+        for bad in ["", "[]", "{}", "{\"keys\":{}}", "<html>", "{\"keys\":[]"] {
+            assert!(no_set(bad.as_bytes()), "{bad}");
+        }
+        for empty in ["{\"keys\":[]}", "{\"keys\":[{}]}"] {
+            let said = parse(empty.as_bytes(), &ALL).unwrap_err();
+            assert!(matches!(said, Unfit::NoKey(_)), "{empty}");
         }
         let ed = Issuer::eddsa();
         let many = |count: usize| json!({"keys": vec![ed.jwk("k"); count]});
         assert_eq!(names(&many(MAX_KEYS), &ALL).unwrap().len(), MAX_KEYS);
-        assert!(names(&many(MAX_KEYS + 1), &ALL).is_err());
-        let long = " ".repeat(MAX_JWKS + 1);
-        assert!(
-            parse(long.as_bytes(), &ALL)
-                .unwrap_err()
-                .contains("more than")
-        );
+        assert!(no_set(many(MAX_KEYS + 1).to_string().as_bytes()));
+        assert!(no_set(" ".repeat(MAX_JWKS + 1).as_bytes()));
     }
 
     /// Protects users of an issuer that names two keys alike, or none: a token is checked with

@@ -10,6 +10,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::DecodingKey;
+use serde_json::Value;
 
 use super::Algorithm;
 use super::verified::Verified;
@@ -18,8 +19,10 @@ use super::verified::Verified;
 const RSA_BITS: std::ops::RangeInclusive<u32> = 2_048..=8_192;
 /// Coordinates of P-256 and keys of Ed25519, in bytes.
 const COORDINATE: usize = 32;
-/// How a file of a PEM block begins.
+/// How a PEM block begins.
 const PEM: &str = "-----BEGIN ";
+/// How a public key in DER begins.
+const DER_SEQUENCE: u8 = 0x30;
 
 /// A key, and what it is for.
 pub(super) struct Key {
@@ -104,8 +107,8 @@ pub(super) fn secret(content: &[u8], algorithm: Algorithm) -> Result<DecodingKey
         return Err(format!("is a secret, and {algorithm} needs a public key"));
     };
     // Whoever knows the public key could sign with it.
-    if secret.trim_ascii_start().starts_with(PEM.as_bytes()) {
-        return Err(format!("is a PEM file and no secret for {algorithm}"));
+    if let Some(what) = public_material(content).or_else(|| public_material(secret)) {
+        return Err(format!("is {what} and no secret for {algorithm}"));
     }
     if secret.len() < least {
         return Err(format!(
@@ -114,6 +117,28 @@ pub(super) fn secret(content: &[u8], algorithm: Algorithm) -> Result<DecodingKey
         ));
     }
     Ok(DecodingKey::from_secret(secret))
+}
+
+/// What `content` is, where it is a form in which keys are handed round; `None` where it is none.
+fn public_material(content: &[u8]) -> Option<&'static str> {
+    let holds_pem = content
+        .windows(PEM.len())
+        .any(|part| part == PEM.as_bytes());
+    if holds_pem {
+        return Some("a PEM file");
+    }
+    let json = serde_json::from_slice::<Value>(content).ok();
+    if json.is_some_and(|json| json.get("keys").is_some() || json.get("kty").is_some()) {
+        return Some("a JSON Web Key or a set of them");
+    }
+    // DER begins with a sequence. The library takes bare points too, and half of all secrets of
+    // that length are one of Ed25519.
+    let der = content.first() == Some(&DER_SEQUENCE) && content.len() > COORDINATE;
+    let public = der
+        && (ParsedPublicKey::new(&ED25519, content).is_ok()
+            || ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, content).is_ok()
+            || rsa::PublicKey::from_der(content).is_ok());
+    public.then_some("a public key")
 }
 
 /// The public key in a PEM file.

@@ -202,6 +202,8 @@ fn reason(kind: &ErrorKind) -> JwtError {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

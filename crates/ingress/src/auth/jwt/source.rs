@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::jwks::Unfit;
 use super::keys::{self, Key, Keys};
 use super::{Algorithm, jwks};
 
@@ -74,6 +75,14 @@ pub enum JwtKeysError {
     /// What is at the address can't be had, or is not what it should be.
     #[error("setting auth.jwt.jwks_url: the key set {0}")]
     Url(String),
+    /// What is in the file or at the address is a key set, and no key of it can be used.
+    #[error("setting {setting}: {what}; put one into it, or see auth.jwt.algorithms")]
+    NoKey {
+        /// The setting that names it.
+        setting: &'static str,
+        /// Which set, and what it has no key for.
+        what: String,
+    },
     /// A metric was registered twice.
     #[error("the metrics of tokens can't be registered")]
     Metrics(#[from] prometheus::Error),
@@ -132,7 +141,12 @@ impl KeySource {
         Ok(Look::New(stamp, Arc::new(keys)))
     }
 
-    fn parse(&self, contents: &[Vec<u8>], algorithms: &[Algorithm]) -> Result<Keys, JwtKeysError> {
+    /// The keys that are in what was read, one content for each file.
+    pub(super) fn parse(
+        &self,
+        contents: &[Vec<u8>],
+        algorithms: &[Algorithm],
+    ) -> Result<Keys, JwtKeysError> {
         let of = |paths: &[PathBuf], parse: &dyn Fn(&[u8]) -> Result<Key, String>| {
             let pairs = paths.iter().zip(contents);
             let keys =
@@ -143,12 +157,22 @@ impl KeySource {
         match self {
             Self::Secrets(paths) => of(paths, &|content| secret(content, algorithms)),
             Self::PublicKeys(paths) => of(paths, &|content| public_key(content, algorithms)),
-            Self::JwksFile(path) => jwks::parse(set, algorithms)
-                .map(Keys::named)
-                .map_err(|what| self.wrong(path, what)),
-            Self::JwksUrl { .. } => jwks::parse(set, algorithms)
-                .map(Keys::named)
-                .map_err(JwtKeysError::Url),
+            Self::JwksFile(path) => {
+                let keys = jwks::parse(set, algorithms).map_err(|unfit| match unfit {
+                    Unfit::NoSet(what) => self.wrong(path, what),
+                    Unfit::NoKey(what) => {
+                        self.no_key(format!("the file {} {what}", path.display()))
+                    }
+                });
+                keys.map(Keys::named)
+            }
+            Self::JwksUrl { .. } => {
+                let keys = jwks::parse(set, algorithms).map_err(|unfit| match unfit {
+                    Unfit::NoSet(what) => JwtKeysError::Url(what),
+                    Unfit::NoKey(what) => self.no_key(format!("the key set {what}")),
+                });
+                keys.map(Keys::named)
+            }
         }
     }
 
@@ -156,6 +180,13 @@ impl KeySource {
         JwtKeysError::File {
             setting: self.setting(),
             path: path.to_owned(),
+            what,
+        }
+    }
+
+    fn no_key(&self, what: String) -> JwtKeysError {
+        JwtKeysError::NoKey {
+            setting: self.setting(),
             what,
         }
     }

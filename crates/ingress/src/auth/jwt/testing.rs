@@ -121,6 +121,11 @@ impl Issuer {
 
     /// Header and claims as they stand, signed.
     pub(super) fn raw(&self, header: &str, claims: &str) -> String {
+        self.raw_bytes(header.as_bytes(), claims.as_bytes())
+    }
+
+    /// The same of any bytes.
+    pub(super) fn raw_bytes(&self, header: &[u8], claims: &[u8]) -> String {
         let message = format!("{}.{}", base64(header), base64(claims));
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, self.algorithm);
         format!("{message}.{}", signature.unwrap())

@@ -191,6 +191,12 @@ fn issuer_and_audience_are_as_configured() {
             Err(JwtError::Issuer),
         ),
         (&named, json!(7), ours.clone(), Err(JwtError::Issuer)),
+        (
+            &named,
+            json!(["https://login.example.com/"]),
+            ours.clone(),
+            Err(JwtError::Issuer),
+        ),
         (&named, right.clone(), Value::Null, Err(JwtError::Audience)),
         (
             &named,
@@ -203,6 +209,7 @@ fn issuer_and_audience_are_as_configured() {
         (&named, right.clone(), json!(7), Err(JwtError::Audience)),
         (&bare, Value::Null, Value::Null, user("1")),
         (&bare, right.clone(), Value::Null, user("1")),
+        (&bare, json!(["x"]), Value::Null, Err(JwtError::Issuer)),
         (&bare, Value::Null, ours.clone(), Err(JwtError::Audience)),
         (&bare, Value::Null, json!(["x"]), Err(JwtError::Audience)),
         (&bare, Value::Null, json!(7), Err(JwtError::Audience)),

@@ -60,8 +60,8 @@ pub(super) struct Claims {
     exp: Option<Value>,
     #[serde(default, rename = "nbf")]
     _nbf: Option<IgnoredAny>,
-    #[serde(default, rename = "iss")]
-    _iss: Option<IgnoredAny>,
+    #[serde(default)]
+    iss: Option<Value>,
 }
 
 impl Claims {
@@ -75,6 +75,10 @@ impl Claims {
     pub(super) fn user(&self, for_us: bool) -> Result<UserId, JwtError> {
         if self.aud.is_some() && !for_us {
             return Err(JwtError::Audience);
+        }
+        // The library takes a list of which one fits. It is one name (RFC 7519, 4.1.1).
+        if self.iss.as_ref().is_some_and(|issuer| !issuer.is_string()) {
+            return Err(JwtError::Issuer);
         }
         // Servers of this API's family sign tokens to get others with ("refresh") with the same
         // key. OAuth calls those that are for an API "Bearer".

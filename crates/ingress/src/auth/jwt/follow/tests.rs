@@ -189,8 +189,8 @@ async fn keys_hold_while_the_address_is_away_and_not_for_ever() {
         jwt.follower.shared.metrics.failed.get() > failed + 3
     });
     assert_eq!(ask(&jwt, &token), Ok(()), "the last good keys hold");
-    // What is no set, or has no key for us, is no reason to forget those that hold.
-    for bad in [&b"<html>"[..], br#"{"keys":[]}"#, &[b' '; 300_000]] {
+    // What is no set says nothing of the keys that hold.
+    for bad in [&b"<html>"[..], b"{}", &[b' '; 300_000]] {
         *address.answer.lock() = Some(bad.to_vec());
         let failed = jwt.follower.shared.metrics.failed.get();
         until("looks that fail", || {
@@ -212,6 +212,70 @@ async fn keys_hold_while_the_address_is_away_and_not_for_ever() {
     assert_eq!(jwt.follower.shared.metrics.keys.get(), 0);
     address.serves(&[("1", &issuer)]);
     until("the keys again", || ask(&jwt, &token) == Ok(()));
+}
+
+/// Protects against a key whose issuer took it out, the last of its set or of those we can use:
+/// no token of it is valid from the next look on, and once it is back it is.
+#[actix_web::test]
+async fn a_set_without_a_usable_key_ends_the_keys_that_held() {
+    let (issuer, other) = (Issuer::es256(), Issuer::eddsa());
+    let token = issuer.token_of("1", &claims("1"));
+    let times = Times {
+        refresh: SHORT,
+        min_refresh: SHORT,
+        keep: LONG,
+    };
+    let address = Address::default();
+    let at_address = start(&address, &times, &Registry::new());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jwks.json");
+    let whole = |set: &[u8]| {
+        let draft = folder.path().join("draft");
+        std::fs::write(&draft, set).unwrap();
+        std::fs::rename(draft, &path).unwrap();
+    };
+    let set_of = |issuers: &[(&str, &Issuer)]| {
+        address.serves(issuers);
+        whole(&address.answer.lock().clone().unwrap());
+    };
+    set_of(&[("1", &issuer)]);
+    let in_file = Jwt {
+        follower: Follower::looking_every(
+            SHORT,
+            KeySource::JwksFile(path.clone()),
+            vec![Algorithm::Es256],
+            &Registry::new(),
+        )
+        .unwrap(),
+        rules: super::super::rules(&JwtOptions {
+            algorithms: vec![Algorithm::Es256],
+            keys: KeySource::JwksFile(path.clone()),
+            issuer: None,
+            audiences: Vec::new(),
+            leeway: Duration::ZERO,
+        }),
+        for_us: false,
+    };
+    for jwt in [&at_address, &in_file] {
+        for without in [&[][..], &[("1", &other)]] {
+            set_of(&[("1", &issuer)]);
+            until("the keys", || ask(jwt, &token) == Ok(()));
+            set_of(without);
+            until("their end", || ask(jwt, &token) == Err(JwtError::NoKeys));
+            assert_eq!(jwt.follower.shared.metrics.keys.get(), 0);
+            // What is no set does not bring them back.
+            *address.answer.lock() = None;
+            whole(b"<html>");
+            let failed = jwt.follower.shared.metrics.failed.get();
+            until("looks that fail", || {
+                jwt.follower.shared.metrics.failed.get() > failed + 1
+            });
+            assert_eq!(ask(jwt, &token), Err(JwtError::NoKeys));
+        }
+        // The very same set as before.
+        set_of(&[("1", &issuer)]);
+        until("the keys again", || ask(jwt, &token) == Ok(()));
+    }
 }
 
 /// Protects a server from a fault in what gets the set: it is a look that failed.

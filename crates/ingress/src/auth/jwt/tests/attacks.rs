@@ -93,7 +93,7 @@ fn the_algorithm_is_the_keys_and_never_the_tokens() {
     }
     // A right signature under another name.
     for other in [
-        "RS384", "RS512", "PS256", "ES256", "EdDSA", "HS256", "rs256",
+        "RS384", "RS512", "PS256", "ES256", "EdDSA", "Ed25519", "HS256", "rs256",
     ] {
         let header = json!({"alg": other, "kid": "k"}).to_string();
         tokens.push(issuer.raw(&header, &claims.to_string()));

@@ -46,6 +46,56 @@ fn a_start_with_unfit_secrets_is_refused_by_name() {
     }
 }
 
+/// Protects against tokens that are signed with what everybody knows: no form of a public key is
+/// taken for a secret.
+#[test]
+fn public_material_is_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut public: Vec<(Vec<u8>, &str)> = Vec::new();
+    for issuer in [Issuer::rs256(), Issuer::es256(), Issuer::eddsa()] {
+        let der = issuer.public_der();
+        public.push((issuer.pem().into_bytes(), "PEM"));
+        public.push((format!("Key of login:\n\n{}", issuer.pem()).into(), "PEM"));
+        public.push((format!("\u{feff}{}", issuer.pem()).into(), "PEM"));
+        public.push((pem("CERTIFICATE", der).into_bytes(), "PEM"));
+        public.push((der.to_vec(), "public key"));
+        public.push(([der, b"\n"].concat(), "public key"));
+        let jwk = issuer.jwk("k");
+        public.push((jwk.to_string().into_bytes(), "JSON Web Key"));
+        let set = json!({"keys": [jwk]});
+        let set = serde_json::to_vec_pretty(&set).unwrap();
+        public.push(([b"\n ", &set[..], b"\r\n"].concat(), "JSON Web Key"));
+    }
+    let oct = json!({"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"});
+    public.push((oct.to_string().into_bytes(), "JSON Web Key"));
+    for (content, what) in public {
+        let path = file(&folder, "a-secret", &content);
+        let error = refused(&[Algorithm::Hs256], KeySource::Secrets(vec![path]));
+        let shown = String::from_utf8_lossy(&content);
+        assert!(
+            ["auth.jwt.secret_files", "a-secret", what]
+                .iter()
+                .all(|word| error.contains(word)),
+            "{shown}: {error}"
+        );
+    }
+    // What only looks a little like it is one: 32 bytes may be a point, or begin as DER does.
+    let eddsa = Issuer::eddsa();
+    let point = eddsa.public_der().iter().rev().take(32).rev();
+    let secrets = [
+        point.copied().collect(),
+        [&[0x30, 0x2a][..], &[7; 42]].concat(),
+        br#"{"password": "0123456789abcdef0123456789abcdef"}"#.to_vec(),
+        b"a secret of ----- BEGIN and END, which nobody knows".to_vec(),
+    ];
+    for secret in secrets {
+        let path = file(&folder, "a-secret", &secret);
+        let jwt = start(options(&[Algorithm::Hs256], KeySource::Secrets(vec![path])));
+        let token = Issuer::secret("HS256", &secret).token(&claims("1"));
+        assert_eq!(ask(&jwt, &token), user("1"));
+    }
+}
+
 /// Protects an operator from public keys that are none, in the same way.
 #[test]
 fn a_start_with_unfit_public_keys_is_refused_by_name() {
