@@ -6,6 +6,7 @@
 //! - `life`: the state while its store is open; it can be closed and opened again
 //! - [`options`]: how it runs
 //! - [`worker`]: the loop that reads, folds and completes waiters
+//! - `folding`: batches folded, and answers given
 //! - `loader`: values that memory lacks, read beside the fold
 //! - [`waiters`]: who waits for which event or position, and how they are told
 //! - [`checkpoint`]: changed values and next offsets written down as one crash-atomic unit
@@ -29,6 +30,7 @@ pub mod dead_letters;
 pub mod dump;
 pub mod error;
 pub mod export;
+mod folding;
 pub mod identity;
 mod invariants;
 mod life;
