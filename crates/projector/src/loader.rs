@@ -22,6 +22,9 @@ use crate::error::StateError;
 use crate::shared::Shared;
 use crate::store::values::{EntryKey, EntryValue, find};
 
+/// How many dead letters are read at once, which may be large: the records behind wait for the next.
+const LETTERS_AT_ONCE: usize = 16;
+
 /// What was read from the store of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
@@ -157,7 +160,9 @@ impl Wanted {
             None => match loaded.letters.get(&origin.offset) {
                 Some(letter) => letter.as_ref(),
                 None => {
-                    self.letters.push(origin.offset);
+                    if self.letters.len() < LETTERS_AT_ONCE {
+                        self.letters.push(origin.offset);
+                    }
                     None
                 }
             },
