@@ -210,12 +210,14 @@ pub fn encode_settlement(settlement: &Settlement) -> Vec<u8> {
     })
 }
 
-/// The schema version of what this build wrote; the newest where it wrote something else.
+/// The schema version of what this build wrote; an interaction's where it is something else.
 #[must_use]
-pub fn written_version(bytes: &[u8]) -> u32 {
-    let digit = bytes.strip_prefix(b"{\"v\":").and_then(<[u8]>::first);
-    let version = digit.and_then(|digit| char::from(*digit).to_digit(10));
-    version.unwrap_or(SCHEMA_VERSION)
+pub fn written_version(bytes: &[u8]) -> u64 {
+    if bytes.starts_with(b"{\"v\":2,") {
+        SETTLEMENT_VERSION
+    } else {
+        EVENT_VERSION
+    }
 }
 
 /// The event in `bytes`, lifted from whatever version it was written in.

@@ -27,6 +27,9 @@ use crate::store::values::{EntryKey, EntryValue, find};
 /// For how many records a job reads at most: its answer is waited for, and so is its end at a stop.
 const JOB_RECORDS: usize = 1_000;
 
+/// How many dead letters are read at once, which may be large: the records behind wait for the next.
+const LETTERS_AT_ONCE: usize = 16;
+
 /// What was read from the store of one partition.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
@@ -162,7 +165,9 @@ impl Wanted {
             None => match loaded.letters.get(&origin.offset) {
                 Some(letter) => letter.as_ref(),
                 None => {
-                    self.letters.push(origin.offset);
+                    if self.letters.len() < LETTERS_AT_ONCE {
+                        self.letters.push(origin.offset);
+                    }
                     None
                 }
             },

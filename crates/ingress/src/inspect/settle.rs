@@ -178,6 +178,7 @@ pub fn settle(
         out.flush()?;
         pace.wait(settled.dead_letters, stop)?;
     }
+    tracing::info!(?settled, "dead letters were settled");
     write_line(out, &SettledLine { settled })?;
     Ok(out.flush()?)
 }

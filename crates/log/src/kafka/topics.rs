@@ -46,7 +46,7 @@ pub enum TopicKind {
 
 impl TopicKind {
     /// The version of the schema of a record that this build wrote, as its header says it.
-    pub(super) fn schema_version(self, value: &[u8]) -> u32 {
+    pub(super) fn schema_version(self, value: &[u8]) -> u64 {
         match self {
             Self::Interactions => written_version(value),
             Self::Resources | Self::DeadLetters => 1,

@@ -308,6 +308,36 @@ fn a_misplaced_letter_counts_once_where_it_belongs() {
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }
 
+/// Protects a start whose tail is full of replays: more than are read from the store at once, each
+/// needing values too, are all folded, in their order.
+#[test]
+fn many_replays_behind_a_checkpoint_are_folded() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let origins: Vec<_> = (0..200).map(|n| add_future(&log, n, n % 9, 1)).collect();
+    let disk = FaultyDisk::default();
+    let projector = tiny(&disk, 1_000).open(&log, dir.path());
+    catch_up(&projector);
+    projector.stop(LIMIT).unwrap();
+    drop(projector);
+    log.set_now(NOW + HOUR);
+    for origin in origins.iter().chain(&origins) {
+        let replay = settlement(SettleAction::Replay, *origin, None);
+        log.add_raw(origin.partition, b"", &encode_settlement(&replay));
+    }
+    let projector = tiny(&disk, 1_000).open(&log, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    assert_eq!(projector.dump().unwrap().dead_letters, 0);
+    let likes: u64 = projector
+        .dump()
+        .unwrap()
+        .counters
+        .iter()
+        .map(|(_, c)| c.likes)
+        .sum();
+    assert_eq!(likes, 200);
+}
+
 /// Protects the export: what is settled before its copy is made is not waited for.
 #[test]
 fn a_letter_that_is_settled_is_not_left_to_export() {

@@ -12,7 +12,7 @@ use tally_log::BatchRecord;
 
 use super::fold::Fold;
 use super::read::{self, End, Reader, below};
-use super::{Copied, CopyError, Copying, Fate, Step, Watch, fate};
+use super::{Copied, CopyError, Copying, Instead, Step, Watch, fate};
 
 /// So many records of a partition, hashed in their order.
 #[derive(Clone, Default)]
@@ -61,7 +61,10 @@ impl Copying<'_> {
             Ok(ControlFlow::Continue(()))
         })?;
         self.done.already_there = there.iter().map(|there| there.records).sum();
-        self.compare_source(&there, watch)
+        self.compare_source(&there, watch)?;
+        let there = &mut self.done.already_there;
+        *there = there.saturating_sub(self.done.left_out);
+        Ok(())
     }
 
     fn compare_source(&mut self, there: &[Hashed], watch: &mut dyn Watch) -> Result<(), CopyError> {
@@ -91,10 +94,8 @@ impl Copying<'_> {
                 if let Some(next) = at(next, partition) {
                     next.offset = record.position.offset.saturating_add(1);
                 }
-                if let Fate::LeftOut = fate(fold, done, *record, watch)? {
-                    continue;
-                }
-                found.add(*record);
+                let fate = fate(fold, done, *record, watch)?;
+                found.add(fate.record(*record));
                 watch.moved(1);
                 if found.records < wanted.records {
                     continue;
@@ -131,13 +132,10 @@ impl Copying<'_> {
         let mut to = 0;
         loop {
             let mine = source.next(&mut |record| {
-                let mut done = Copied::default();
-                !matches!(
-                    fate(&mut fold, &mut done, record, &mut Nobody),
-                    Ok(Fate::LeftOut)
-                )
+                let fate = fate(&mut fold, &mut Copied::default(), record, &mut Nobody);
+                fate.ok().and_then(|fate| fate.instead)
             })?;
-            let theirs = destination.next(&mut |_| true)?;
+            let theirs = destination.next(&mut |_| None)?;
             let from = mine.as_ref().map(|(position, _, _)| position.offset);
             if let Some((position, _, _)) = &theirs {
                 to = position.offset;
@@ -189,18 +187,21 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The next record that is wanted; `None` at the end.
+    /// The next record, or what stands in its place; `None` at the end.
     fn next(
         &mut self,
-        wanted: &mut dyn FnMut(BatchRecord<'_>) -> bool,
+        instead: &mut dyn FnMut(BatchRecord<'_>) -> Option<Instead>,
     ) -> Result<Option<Owned>, CopyError> {
         while self.waiting.is_empty() {
             let Some(batch) = self.reader.more(&self.end)? else {
                 return Ok(None);
             };
             for record in batch.iter() {
-                if below(&self.end, record.position) && wanted(record) {
-                    let (key, value) = (record.key.to_vec(), record.value.to_vec());
+                if below(&self.end, record.position) {
+                    let Instead { key, value } = instead(record).unwrap_or_else(|| Instead {
+                        key: record.key.to_vec(),
+                        value: record.value.to_vec(),
+                    });
                     self.waiting.push_back((record.position, key, value));
                 }
             }

@@ -10,11 +10,12 @@
 //! Each partition is copied in its order. The time at which a record was appended is not carried
 //! over: the destination gives its own, which is later. For the fold that makes one difference: an
 //! event that lay too far in the future when the source took it is a dead letter there, and would
-//! count in the copy. So it is left out, counted and named. Every other record is copied as it
-//! stands, those that are no events too.
+//! count in the copy. So it is left out, counted and named; in its place stands a drop of nothing.
+//! Where the source has folded it by a replay, the event itself stands in the place of the replay.
+//! Every other record is copied as it stands, those that are no events too.
 //!
-//! A replay or a drop names its dead letter by position. So where the copy has other offsets than the
-//! source, after a record that was left out or a gap, it can't be copied, and the copy ends there.
+//! A replay or a drop names its dead letter by offset. So where the source has gaps, and the copy
+//! other offsets, one that comes after a gap can't be copied, and the copy ends there.
 //!
 //! A copy that was interrupted is continued by doing it again: what is there is compared, what is
 //! missing is appended. Nothing is appended before all that is there has been compared.
@@ -29,7 +30,10 @@ mod read;
 
 use std::ops::ControlFlow;
 
-use tally_domain::{Applied, DeadLetterReason, Digest, EventId, Offset, Partition, Position};
+use tally_domain::{
+    Applied, DeadLetterReason, Digest, Entry, EventId, EventTime, LetterFate, Offset, Partition,
+    Position, SettleAction, Settlement, decode_entry, encode_settlement,
+};
 use tally_log::{AppendError, AppendRefused, BatchRecord, EventLog, ReadError, TraceParent};
 
 use append::Writer;
@@ -103,7 +107,7 @@ pub(crate) enum CopyError {
         to: Offset,
     },
     #[error(
-        "partition {partition} of the source has a replay or drop of a dead letter at offset {offset}, which names it by its offset, and the copy has other offsets than the source: a record was left out before, or the source has gaps. Such a log can't be copied"
+        "partition {partition} of the source has a replay or drop of a dead letter at offset {offset}, which names it by its offset, and after the gaps in the source the copy has other offsets. Such a log can't be copied"
     )]
     OtherOffsets {
         partition: Partition,
@@ -149,8 +153,8 @@ pub(crate) struct Copied {
     pub(crate) already_there: u64,
     /// Not copied, since they would count.
     pub(crate) left_out: u64,
-    /// Whether an offset of the source is another one in the copy.
-    shifted: bool,
+    /// Whether the source has gaps, so that its offsets are others in the copy.
+    gaps: bool,
 }
 
 /// The digests of what both logs fold to.
@@ -174,10 +178,32 @@ pub(crate) struct Copying<'a> {
 }
 
 /// What becomes of a record of the source.
-enum Fate {
-    LeftOut,
-    /// Copied, and which event it is, where it is one.
-    Copied(Option<EventId>),
+struct Fate {
+    /// Which event it is, where it is one.
+    event: Option<EventId>,
+    /// What the destination gets in its place.
+    instead: Option<Instead>,
+}
+
+/// A key and a value.
+#[derive(Clone)]
+struct Instead {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Fate {
+    /// As the destination gets it.
+    fn record<'a>(&'a self, record: BatchRecord<'a>) -> BatchRecord<'a> {
+        match &self.instead {
+            Some(Instead { key, value }) => BatchRecord {
+                key,
+                value,
+                ..record
+            },
+            None => record,
+        }
+    }
 }
 
 impl<'a> Copying<'a> {
@@ -217,18 +243,20 @@ impl<'a> Copying<'a> {
     pub(crate) fn run(&mut self, watch: &mut dyn Watch) -> Result<Copied, CopyError> {
         watch.begins(Step::Copying, read::offsets(&self.next, &self.end));
         let mut writer = Writer::new(self.destination.log());
+        let left_out = self.done.left_out;
         let (fold, done) = (&mut self.fold, &mut self.done);
         let next = std::mem::take(&mut self.next);
         self.source.through(&next, &self.end, &mut |records| {
             for record in records {
-                if let Fate::Copied(event) = fate(fold, done, *record, watch)? {
-                    writer.push(*record, event.map(TraceParent::of_event))?;
-                }
+                let fate = fate(fold, done, *record, watch)?;
+                let trace = fate.event.map(TraceParent::of_event);
+                writer.push(fate.record(*record), trace)?;
             }
             watch.moved(read::count(records));
             Ok(ControlFlow::Continue(()))
         })?;
-        self.done.copied = writer.finish()?;
+        let left_out = self.done.left_out.saturating_sub(left_out);
+        self.done.copied = writer.finish()?.saturating_sub(left_out);
         Ok(self.done)
     }
 
@@ -257,7 +285,7 @@ impl<'a> Copying<'a> {
     }
 }
 
-/// Folds a record of the source, and says whether it is copied.
+/// Folds a record of the source, and says what the destination gets of it.
 fn fate(
     fold: &mut Fold,
     done: &mut Copied,
@@ -265,20 +293,62 @@ fn fate(
     watch: &mut dyn Watch,
 ) -> Result<Fate, CopyError> {
     let Position { partition, offset } = record.position;
-    done.shifted |= fold.next_offset(partition) != Some(offset);
-    match fold.apply(record) {
+    done.gaps |= fold.next_offset(partition) != Some(offset);
+    let as_it_is = |event| Fate {
+        event,
+        instead: None,
+    };
+    Ok(match fold.apply(record) {
         Some(Applied::DeadLetter(DeadLetterReason::FutureTime)) => {
             done.left_out += 1;
-            done.shifted = true;
             watch.left_out(record.position);
-            Ok(Fate::LeftOut)
+            let whole = Instead {
+                key: record.key.to_vec(),
+                value: record.value.to_vec(),
+            };
+            fold.left_out.insert(record.position, whole);
+            nothing(record)
         }
-        Some(Applied::Settled { .. }) if done.shifted => {
-            Err(CopyError::OtherOffsets { partition, offset })
+        Some(Applied::Settled { .. }) if done.gaps => {
+            return Err(CopyError::OtherOffsets { partition, offset });
         }
-        Some(Applied::Settled { settlement, .. }) => Ok(Fate::Copied(Some(settlement.id))),
-        Some(Applied::Folded { event, .. }) => Ok(Fate::Copied(Some(event.id))),
-        Some(Applied::DeadLetter(_) | Applied::Already) | None => Ok(Fate::Copied(None)),
+        Some(Applied::Settled { settlement, fate }) => match fate {
+            // What was too early there would not be here.
+            LetterFate::Still(DeadLetterReason::FutureTime) => nothing(record),
+            LetterFate::Folded(_) => Fate {
+                event: Some(settlement.id),
+                instead: fold.left_out.get(&settlement.origin).cloned(),
+            },
+            LetterFate::Still(_) | LetterFate::Dropped | LetterFate::Gone => {
+                as_it_is(Some(settlement.id))
+            }
+        },
+        Some(Applied::Folded { event, .. }) => as_it_is(Some(event.id)),
+        Some(Applied::DeadLetter(_) | Applied::Already) | None => as_it_is(None),
+    })
+}
+
+/// A drop of nothing, of the same bytes whenever it is made: it keeps the offsets behind it as they
+/// are. In the destination no record before it has that offset.
+fn nothing(record: BatchRecord<'_>) -> Fate {
+    let (id, at) = match decode_entry(record.value) {
+        Ok(Entry::Event(event)) => (event.id, event.at),
+        Ok(Entry::Settlement(settlement)) => (settlement.id, settlement.at),
+        Err(_) => (EventId::nil(), EventTime::from_millis(0)),
+    };
+    let value = encode_settlement(&Settlement {
+        id,
+        at,
+        action: SettleAction::Drop,
+        origin: record.position,
+        event: None,
+    });
+    Fate {
+        event: Some(id),
+        instead: Some(Instead {
+            key: Vec::new(),
+            value,
+        }),
     }
 }
 
