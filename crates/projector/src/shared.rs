@@ -166,8 +166,9 @@ impl Shared {
     }
 
     /// Drops from memory what the store has and nobody used lately, where there is too much. Only
-    /// while no checkpoint is under way and none failed: what is unchanged is in the store then. No
-    /// partition's lock is held for long.
+    /// while no checkpoint is under way and none failed: what is unchanged is in the store then. A
+    /// partition's lock is held for a part of its tables at a time; at the end, where nearly nothing is
+    /// left in them, for making them smaller.
     pub(crate) fn drop_unused(&self) {
         if !self.memory_is_short() {
             return;

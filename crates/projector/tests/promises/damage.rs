@@ -165,6 +165,23 @@ fn damage_that_an_answer_meets_is_rebuilt_or_refused() {
     }
 }
 
+/// Protects: damage that a checkpoint meets while it writes, as where sled panics, is left word of as
+/// well: the store is not believed again.
+#[test]
+fn damage_that_a_checkpoint_meets_is_rebuilt() {
+    let (log, dir) = written();
+    let (projector, store) = Opening::default().open_faulty(&log, dir.path());
+    log.add_all(&history(EVENTS, 10));
+    catch_up(&projector);
+    store.damage_at(1);
+    projector.checkpoint().unwrap_err();
+    let status = projector.status();
+    assert!(status.restart && status.failure.is_some(), "{status:?}");
+    assert!(dir.path().join("damaged").exists());
+    drop((projector, store));
+    recovers(&log, dir.path(), EVENTS + 10..=EVENTS + 10);
+}
+
 /// sled's data file.
 fn data_file(dir: &Path) -> std::path::PathBuf {
     dir.join("sled/db")

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use tally_tests::fold::assert_state_is_fold_of_log;
-use tally_tests::http::Connection;
 use tally_tests::load::{Load, Told};
 use tally_tests::server::interaction_request;
 use tally_tests::{Folder, Request, Response, Server, wait};
@@ -22,12 +21,6 @@ pub(crate) struct Row {
     pub(crate) acknowledged: usize,
     pub(crate) lost: usize,
     pub(crate) doubled: usize,
-}
-
-/// An interaction whose head the server has, and whose body it waits for.
-pub(crate) struct Begun {
-    connection: Connection,
-    body: Vec<u8>,
 }
 
 /// A server under load.
@@ -158,49 +151,18 @@ impl Scene {
         self.row.said = message.unwrap_or_else(|| line.trim().to_owned());
     }
 
-    /// Sends an interaction without its body. A server that stops or starts again waits for it, and
-    /// so stays as it is until [`finish`](Self::finish).
-    pub(crate) fn begin(&mut self) -> Begun {
-        self.end_load();
-        let api = self.server.api();
-        let bytes = interaction_request("quest", 42, "view").bytes(api);
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        let (head, body) = bytes.split_at(end.expect("a head") + 4);
-        let mut connection = Connection::open(api).expect("a connection");
-        connection.write(head).expect("the server reads it");
-        wait::until("a request under way", || {
+    /// Waits until the state was opened again beneath the server. Nobody was told anything else than a
+    /// verdict meanwhile: who waits, waits on.
+    pub(crate) fn opened_again(&mut self) {
+        wait::until("the state is opened again", || {
             let metrics = self.server.metrics();
-            let under_way = metrics.sum("tally_http_requests_in_flight", &[]);
-            (under_way == 1.0).then_some(())
+            (metrics.sum("tally_projector_reopened_total", &[]) > 0.0).then_some(())
         });
-        self.load_again();
-        Begun {
-            connection,
-            body: body.to_vec(),
-        }
-    }
-
-    /// Sends the rest, and notes the answer, which is a 200 with a verdict or without one.
-    pub(crate) fn finish(&mut self, begun: Begun, visible: bool) {
-        let Begun {
-            mut connection,
-            body,
-        } = begun;
-        connection.write(&body).expect("the server reads it");
-        let answer = connection.read(false).expect("an answer").ok();
-        assert_eq!(answer["visible"], visible, "{answer}");
-        assert_eq!(answer["outcome"].is_null(), !visible, "{answer}");
-        self.told.acknowledged.push(answer);
-        let visible = if visible { "visible" } else { "not visible" };
-        self.row.answer = format!("200 {visible}");
-    }
-
-    /// Ends the load, and sees that it was told of the same.
-    pub(crate) fn told_not_visible(&mut self) {
         self.end_load();
         let told = self.told.acknowledged.iter();
-        let not_visible = told.filter(|answer| answer["visible"] == false).count();
-        assert!(not_visible > 1, "everybody else had a verdict");
+        let in_doubt = told.filter(|answer| answer["visible"] == false).count();
+        assert_eq!(in_doubt, 0, "everybody had a verdict");
+        self.load_again();
     }
 
     /// Notes what there was instead of an answer.

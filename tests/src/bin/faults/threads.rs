@@ -1,8 +1,8 @@
 //! A panic in one thread after the other, of those that every server on files has and that do
 //! something on their own which a fault can be put into: writer and checker of the log, fold,
 //! checkpoint, keys, catalogue, readiness, requests. The process says so, and is not ready until
-//! somebody restarts it or it starts again by itself, or goes on whole; it never lives on by half in
-//! silence. Threads of Kafka's log, of token keys and of what is read or sent beside these are not
+//! somebody restarts it, or goes on whole, with its state opened again where that may be half done; it
+//! never lives on by half in silence. Threads of Kafka's log, of token keys and of what is read or sent beside these are not
 //! here.
 
 use tally_tests::{Folder, Request, wait};
@@ -21,18 +21,15 @@ pub(crate) fn writer(folder: Folder) -> Row {
     scene.end()
 }
 
-/// A thread that folds.
+/// A thread that folds: what it left half done is forgotten, and folded again.
 pub(crate) fn fold(folder: Folder) -> Row {
-    // One for all partitions: what it was about to fold is then somebody's who waits for it.
-    let folder = folder.with("TALLY__PROJECTOR__WORKERS", 1);
-    let mut scene = Scene::start(folder.with("TALLY__API__BODY_TIMEOUT", "60s"));
-    let begun = scene.begin();
+    let mut scene = Scene::start(folder);
     scene.control.panic_at_file_in("tally-fold");
-    scene.not_ready("stalled");
-    scene.finish(begun, false);
-    scene.told_not_visible();
     scene.says("panicked");
-    scene.says("starting again");
+    scene.opened_again();
+    scene.answer(200);
+    scene.server.wait_until_ready();
+    scene.still_ready();
     scene.end()
 }
 
@@ -59,14 +56,13 @@ pub(crate) fn patrol(folder: Folder) -> Row {
 /// The thread that writes the state down.
 pub(crate) fn checkpoint(folder: Folder) -> Row {
     let folder = folder.with("TALLY__PROJECTOR__CHECKPOINT_INTERVAL", "1s");
-    let mut scene = Scene::start(folder.with("TALLY__API__BODY_TIMEOUT", "60s"));
-    let begun = scene.begin();
+    let mut scene = Scene::start(folder);
     scene.control.panic_at_file_in("tally-checkpoint");
-    scene.not_ready("stalled");
-    // The fold goes on meanwhile.
-    scene.finish(begun, true);
     scene.says("panicked");
-    scene.says("starting again");
+    scene.opened_again();
+    scene.answer(200);
+    scene.server.wait_until_ready();
+    scene.still_ready();
     scene.end()
 }
 

@@ -191,6 +191,8 @@ struct Plan {
     fail_at: Option<usize>,
     /// Panic there instead.
     panic: bool,
+    /// Say that it is damage.
+    damage: bool,
     unreadable: bool,
     reads: usize,
     /// Catches the read of that number.
@@ -260,6 +262,15 @@ impl FaultyStore {
         };
     }
 
+    /// The same, and says that the store is damaged.
+    pub(crate) fn damage_at(&self, number: usize) {
+        *self.plan.lock() = Plan {
+            fail_at: Some(number),
+            damage: true,
+            ..Plan::default()
+        };
+    }
+
     /// The same, with a panic.
     pub(crate) fn panic_at(&self, number: usize) {
         *self.plan.lock() = Plan {
@@ -303,7 +314,10 @@ impl FaultyStore {
         plan.writes += 1;
         if plan.fail_at == Some(plan.writes - 1) {
             assert!(!plan.panic, "as planned");
-            return Err(broken(doing));
+            return Err(StoreError {
+                damage: plan.damage,
+                ..broken(doing)
+            });
         }
         Ok(())
     }
