@@ -119,6 +119,35 @@ fn a_wrong_number_is_named_and_mended() {
     assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
 }
 
+/// Protects a mended state against the wrong one before it: a roll-back that is killed is no rebuild, and
+/// a rebuild after it folds the log.
+#[test]
+fn a_killed_roll_back_brings_no_wrong_number_back() {
+    let folder = Folder::new();
+    let server = folder.start();
+    for _ in 0..3 {
+        assert_eq!(server.interact("quest", 42, "view").status, 200);
+    }
+    server.stop();
+    tamper(&folder, 16, &[lie(7)]);
+    let server = folder.start();
+    assert!(folder.run(&["rebuild"]).status.success());
+    assert_eq!(views(&server), 3);
+    // As a kill leaves it: taken out, and not put back.
+    let state = folder.data_dir().join("state");
+    std::fs::rename(state.join("previous"), state.join("recalled")).expect("it is there");
+    let dry = folder.run(&["rebuild", "--dry-run", "--json"]).json_lines();
+    assert_eq!(last(&dry)["differences"], 0, "{dry:?}");
+    let made = folder.run(&["rebuild", "--json"]).json_lines();
+    assert_eq!(last(&made)["differences"], 0, "{made:?}");
+    assert_eq!(views(&server), 3);
+    // What was used before the last rebuild is right.
+    assert!(folder.run(&["rebuild", "--roll-back"]).status.success());
+    assert_eq!(views(&server), 3);
+    assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
+    server.stop();
+}
+
 /// Protects an operator against what can't be: nothing to go back to, two at once.
 #[test]
 fn what_cannot_be_is_refused_in_words() {

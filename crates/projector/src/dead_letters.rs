@@ -26,7 +26,7 @@ impl Projector {
         from: Position,
         at_most: usize,
     ) -> Result<Vec<DeadLetter>, StateError> {
-        let life = self.life()?;
+        let life = self.life_soon()?;
         life.shared.noted(page(&life.shared, from, at_most))
     }
 }

@@ -130,6 +130,39 @@ impl OpenError {
     }
 }
 
+impl OpenError {
+    /// Whether another try may find it otherwise: a disk that is full has room again, a log that is away
+    /// comes back, whoever has the state open lets go of it. What is refused stays refused.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::State(error) => match error {
+                StateError::Store(_)
+                | StateError::Redo { .. }
+                | StateError::TimedOut(_)
+                | StateError::Reopening => true,
+                StateError::Damaged(_) | StateError::NoSuchPartition(_) | StateError::Failed(_) => {
+                    false
+                }
+            },
+            Self::Read(ReadError::Unavailable(_)) | Self::Held(_) => true,
+            Self::Read(
+                ReadError::OutOfRange { .. } | ReadError::Damaged { .. } | ReadError::Replaced(_),
+            )
+            | Self::OtherLog { .. }
+            | Self::OtherPartitionCount { .. }
+            | Self::AheadOfLog { .. }
+            | Self::Truncated { .. }
+            | Self::OtherHistory { .. }
+            | Self::OtherFold { .. }
+            | Self::Irreparable { .. }
+            | Self::ExportPartitions { .. }
+            | Self::Thread(_)
+            | Self::Metrics(_) => false,
+        }
+    }
+}
+
 /// Why the state can't be read or written down.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tally_domain::{Offset, PartitionState, Position};
+use tally_domain::{Offset, Partition, PartitionState, Position};
 use tally_log::storage::Storage;
 use tally_log::{EventLog, ReadError};
 
@@ -49,11 +49,13 @@ pub(crate) struct Life {
     pub(crate) shared: Arc<Shared>,
     wakers: Vec<Box<dyn Fn() + Send + Sync>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Up to where a life before it has answered, by partition; empty where there was none.
+    seen: Vec<Offset>,
 }
 
 impl Life {
-    /// Opens the state, and starts to follow the log.
-    pub(crate) fn begin(lasting: &Lasting) -> Result<Self, OpenError> {
+    /// Opens the state, and starts to follow the log; `seen` is up to where a life before has answered.
+    pub(crate) fn begin(lasting: &Lasting, seen: Vec<Offset>) -> Result<Self, OpenError> {
         let (log, storage) = (&lasting.log, &lasting.storage);
         let opened = identity::open_state(
             log.as_ref(),
@@ -104,18 +106,19 @@ impl Life {
             options: lasting.options.clone(),
         });
         lasting.waiters.again();
-        let life = Self::start(shared)?;
+        let life = Self::start(shared, seen)?;
         if let Some(to) = &*lasting.export.lock() {
             life.export(to)?;
         }
         Ok(life)
     }
 
-    fn start(shared: Arc<Shared>) -> Result<Self, OpenError> {
+    fn start(shared: Arc<Shared>, seen: Vec<Offset>) -> Result<Self, OpenError> {
         let mut life = Self {
             shared,
             wakers: Vec::new(),
             threads: Mutex::default(),
+            seen,
         };
         let shared = &life.shared;
         let workers = shared.options.workers.clamp(1, shared.slots.len().max(1));
@@ -201,6 +204,24 @@ impl Life {
         deliveries.send();
     }
 
+    /// Up to where this life and those before it have answered, by partition.
+    pub(crate) fn seen(&self) -> Vec<Offset> {
+        let mut seen = self.seen.clone();
+        seen.resize(self.shared.slots.len(), 0);
+        for (seen, slot) in seen.iter_mut().zip(&self.shared.slots) {
+            *seen = (*seen).max(slot.next_offset.load(Ordering::SeqCst));
+        }
+        seen
+    }
+
+    /// Whether a partition's state is as far as any answer before.
+    pub(crate) fn is_as_far(&self, partition: Partition) -> bool {
+        let place = usize::try_from(partition).unwrap_or(usize::MAX);
+        let seen = self.seen.get(place).copied().unwrap_or_default();
+        let slot = self.shared.slot(partition);
+        slot.is_none_or(|slot| slot.next_offset.load(Ordering::SeqCst) >= seen)
+    }
+
     pub(crate) fn status(&self) -> Status {
         let shared = &self.shared;
         let partitions: Vec<PartitionStatus> = (0..)
@@ -215,6 +236,7 @@ impl Life {
         let mut both = partitions.iter().zip(&shared.head_at_start);
         let progress = Duration::from_millis(shared.progress_millis.load(Ordering::Relaxed));
         Status {
+            reopening: false,
             caught_up_once: both.all(|(partition, head)| partition.next_offset >= *head),
             partitions,
             last_progress: shared.started + progress,

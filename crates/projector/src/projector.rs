@@ -21,7 +21,7 @@ use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::store::{OpenStore, SledStore, Store, StoreError};
-use crate::swap;
+use crate::swap::{self, Incoming};
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
 
 /// How long a read waits for a state that is being opened again.
@@ -29,6 +29,10 @@ const REOPEN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two looks whether it is.
 const REOPEN_LOOK: Duration = Duration::from_millis(2);
+
+/// How often a swapped state is tried to be opened where that may pass, and the pause before.
+const SWAP_TRIES: u32 = 5;
+const SWAP_PAUSE: Duration = Duration::from_millis(200);
 
 /// One resource and one user, as of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,9 @@ pub struct PartitionStatus {
 /// How far the projector is, and whether it goes on.
 #[derive(Debug, Clone)]
 pub struct Status {
+    /// Whether there is no state at the moment, since it is being opened again: there are no
+    /// partitions then.
+    pub reopening: bool,
     /// Every partition, by number.
     pub partitions: Vec<PartitionStatus>,
     /// When a record was applied last; the start, before the first.
@@ -80,6 +87,15 @@ pub struct Status {
     pub memory: usize,
 }
 
+/// What is known while the state is opened again.
+#[derive(Default)]
+struct Reopening {
+    /// Up to where answers have been given: the next offset of each partition.
+    seen: Vec<Offset>,
+    /// Why the last try failed, where it did.
+    failed: Option<String>,
+}
+
 /// Follows a log, folds it, and answers from the state. Dropping it ends its threads without a
 /// checkpoint, as a crash would; [`stop`](Self::stop) is the clean end.
 ///
@@ -90,7 +106,7 @@ pub struct Projector {
     /// `None` while the state is opened again, and for good where that failed.
     current: RwLock<Option<Arc<Life>>>,
     /// One at a time.
-    reopening: Mutex<()>,
+    reopening: Mutex<Reopening>,
     /// One copy of the whole state at a time.
     copying: Mutex<()>,
 }
@@ -137,7 +153,7 @@ impl Projector {
             store,
             export: Mutex::default(),
         };
-        let life = Life::begin(&lasting)?;
+        let life = Life::begin(&lasting, Vec::new())?;
         Ok(Self {
             current: RwLock::new(Some(Arc::new(life))),
             lasting,
@@ -152,68 +168,98 @@ impl Projector {
     }
 
     /// The same, for whom a moment is worth waiting: opening a whole state again takes less.
-    fn life_soon(&self) -> Result<Arc<Life>, StateError> {
+    pub(crate) fn life_soon(&self) -> Result<Arc<Life>, StateError> {
+        self.life_where(|_| true)
+    }
+
+    /// Waits a moment for a life of which something is true.
+    fn life_where(&self, holds: impl Fn(&Life) -> bool) -> Result<Arc<Life>, StateError> {
         let until = Instant::now() + REOPEN_PATIENCE;
         loop {
             match self.life() {
-                Err(StateError::Reopening) if Instant::now() < until => {
-                    std::thread::sleep(REOPEN_LOOK);
-                }
-                life => return life,
+                Ok(life) if holds(&life) => return Ok(life),
+                _ if Instant::now() >= until => return Err(StateError::Reopening),
+                Ok(_) | Err(_) => std::thread::sleep(REOPEN_LOOK),
             }
         }
     }
 
     /// Closes the state, does something to its folder, and opens it again: what is damaged is then
     /// rebuilt, and what is another state takes the place of the one that was. Whoever waits for an
-    /// event or a position goes on waiting. What was not written down is folded again.
+    /// event or a position goes on waiting. What was not written down is folded again; until then reads
+    /// are refused that would see less than before.
     ///
     /// # Errors
-    /// [`OpenError`]; there is no state then, and it may be tried again.
+    /// [`OpenError`]; there is no state then, and the status asks for another try.
     pub fn reopen(
         &self,
         between: impl FnOnce(&Path) -> Result<(), StateError>,
     ) -> Result<(), OpenError> {
-        let _one = self.reopening.lock();
+        let mut reopening = self.reopening.lock();
+        let reopened = self.close_and_open(&mut reopening, between);
+        reopening.failed = reopened.as_ref().err().map(|error| with_causes(error));
+        reopened
+    }
+
+    fn close_and_open(
+        &self,
+        reopening: &mut Reopening,
+        between: impl FnOnce(&Path) -> Result<(), StateError>,
+    ) -> Result<(), OpenError> {
         let life = self.current.write().take();
         if let Some(life) = life {
+            reopening.seen = life.seen();
             life.end()?;
         }
         between(&self.lasting.dir)?;
-        let life = Life::begin(&self.lasting)?;
-        // What was passed meanwhile completes nobody by being folded.
+        let life = Life::begin(&self.lasting, reopening.seen.clone())?;
+        let life = Arc::new(life);
+        *self.current.write() = Some(Arc::clone(&life));
+        // Only now: whoever came before found no life, and left it to this.
         life.complete_positions();
-        *self.current.write() = Some(Arc::new(life));
         self.lasting.metrics.reopened.inc();
         Ok(())
     }
 
-    /// Puts the [shadow](crate::swap::shadow) in the place of the state, which is kept as the previous
-    /// one. Where the shadow can't be used, the state that was comes back.
+    /// Puts a state that is [ready](Incoming::set_ready) in the place of the one that is used, which is
+    /// kept as the previous one. Where the new one is refused, the one that was comes back.
     ///
     /// # Errors
-    /// Where the shadow is not there or can't be used; the state is then as it was.
-    pub fn swap(&self) -> Result<(), OpenError> {
+    /// Where none is ready or it is refused: the state is then as it was. Where it can't be opened for a
+    /// reason that may pass, it is opened later, as any state that failed.
+    pub fn swap(&self, incoming: Incoming) -> Result<(), OpenError> {
         let Lasting { storage, dir, .. } = &self.lasting;
-        if !swap::has_shadow(storage.as_ref(), dir)? {
-            return Err(StateError::Failed("there is no rebuilt state".to_owned()).into());
-        }
+        let storage = storage.as_ref();
         // Whoever copies the state holds it open, perhaps for long.
         let _no_copy = self.copying.lock();
+        if !incoming.is_ready(storage, dir)? {
+            return Err(swap::not_ready().into());
+        }
         // So that whoever comes back to it has little to fold.
         self.checkpoint()?;
-        let Err(refused) = self.reopen(|dir| swap::swap(storage.as_ref(), dir)) else {
+        let mut opened = self.reopen(|dir| swap::swap(storage, dir, incoming));
+        for _ in 0..SWAP_TRIES {
+            match &opened {
+                // The swap itself is finished by any opening.
+                Err(error) if error.passes() => {
+                    std::thread::sleep(SWAP_PAUSE);
+                    opened = self.reopen(|_| Ok(()));
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+        let Err(refused) = opened else {
             return Ok(());
         };
+        if refused.passes() || incoming.is_ready(storage, dir)? {
+            return Err(refused);
+        }
         let why = with_causes(&refused);
-        tracing::error!(
-            why,
-            "the rebuilt state can't be used; the one before comes back"
-        );
+        tracing::error!(why, "the new state is refused; the one before comes back");
         self.reopen(|dir| {
-            if !swap::has_shadow(storage.as_ref(), dir)? {
-                swap::recall_previous(storage.as_ref(), dir)?;
-                swap::swap(storage.as_ref(), dir)?;
+            if swap::recall_previous(storage, dir)? {
+                Incoming::Recalled.set_ready(storage, dir)?;
+                swap::swap(storage, dir, Incoming::Recalled)?;
             }
             Ok(())
         })?;
@@ -291,12 +337,36 @@ impl Projector {
     /// A resource's counters and a user's toggles, with the position they are as of. It may block.
     ///
     /// # Errors
-    /// Where the store can't be read.
+    /// Where the store can't be read; [`StateError::Reopening`] also where the state was opened again and
+    /// is not as far yet as it was.
     pub fn read(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
+        let partition = self.partition_of(resource);
+        let life = self.life_where(|life| life.is_as_far(partition))?;
+        Self::read_of(&life, partition, resource, user)
+    }
+
+    /// The same of the newest state there is, which may be older than one that was read before: for an
+    /// answer that says so.
+    ///
+    /// # Errors
+    /// Where the store can't be read.
+    pub fn read_newest(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
         let life = self.life_soon()?;
+        Self::read_of(&life, self.partition_of(resource), resource, user)
+    }
+
+    fn partition_of(&self, resource: Resource) -> Partition {
+        let partitions = self.lasting.log.identity().partitions;
+        partition::partition_of(resource.key().as_bytes(), partitions)
+    }
+
+    fn read_of(
+        life: &Life,
+        number: Partition,
+        resource: Resource,
+        user: &UserId,
+    ) -> Result<View, StateError> {
         let shared = &life.shared;
-        let partitions = shared.log.identity().partitions;
-        let number = partition::partition_of(resource.key().as_bytes(), partitions);
         let slot = shared
             .slot(number)
             .ok_or(StateError::NoSuchPartition(number))?;
@@ -337,13 +407,18 @@ impl Projector {
         match self.life() {
             Ok(life) => life.status(),
             Err(why) => Status {
+                reopening: true,
                 partitions: Vec::new(),
                 last_progress: Instant::now(),
                 caught_up_once: false,
                 started_at: Vec::new(),
                 head_at_start: Vec::new(),
+                // Where it failed, and not while it is under way.
+                restart: self
+                    .reopening
+                    .try_lock()
+                    .is_some_and(|r| r.failed.is_some()),
                 failure: Some(why.to_string()),
-                restart: false,
                 waiters: self.lasting.waiters.count(),
                 last_checkpoint: None,
                 changed: 0,

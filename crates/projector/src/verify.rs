@@ -33,6 +33,16 @@ pub enum VerifyError {
         /// Its first offset.
         first: Offset,
     },
+    /// The state is past its end.
+    #[error("the state of partition {partition} is at offset {until}, and the log ends at {head}")]
+    PastHead {
+        /// The partition.
+        partition: Partition,
+        /// Where the state is.
+        until: Offset,
+        /// Where the log ends.
+        head: Offset,
+    },
     /// Asked to stop.
     #[error("stopped before the end")]
     Stopped,
@@ -55,6 +65,14 @@ pub fn fold_partition(
     let first = log.first()?.get(place).copied().unwrap_or_default();
     if first > 0 {
         return Err(VerifyError::Truncated { partition, first });
+    }
+    let head = log.head()?.get(place).copied().unwrap_or_default();
+    if until > head {
+        return Err(VerifyError::PastHead {
+            partition,
+            until,
+            head,
+        });
     }
     let start = Position {
         partition,

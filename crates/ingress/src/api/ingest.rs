@@ -255,7 +255,7 @@ impl Ingest {
     async fn newest(&self, event: &Event, position: Position) -> Result<Recorded, ApiError> {
         let (projector, resource) = (Arc::clone(&self.projector), event.resource);
         let user = event.user.clone();
-        let read = actix_web::web::block(move || projector.read(resource, &user));
+        let read = actix_web::web::block(move || projector.read_newest(resource, &user));
         let why = match timeout(READ_LIMIT, read).await {
             Ok(Ok(Ok(view))) => {
                 return Ok(Recorded {

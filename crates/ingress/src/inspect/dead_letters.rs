@@ -89,7 +89,7 @@ pub fn dead_letters(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), InspectError> {
     let partitions = partitions(projector, list.partition)?;
-    let caught_up = catch_up(projector, stop);
+    let caught_up = catch_up(projector, stop).map(drop);
     for partition in partitions {
         let mut from = Position {
             partition,
@@ -127,7 +127,7 @@ pub fn dead_letter(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), InspectError> {
     partitions(projector, Some(position.partition))?;
-    let caught_up = catch_up(projector, stop);
+    let caught_up = catch_up(projector, stop).map(drop);
     let letters = projector.dead_letters(position, 1)?;
     match letters.first().filter(|first| first.position == position) {
         Some(letter) => {

@@ -34,6 +34,8 @@ const LOOKED_AT: usize = 256;
 const ROOM: Duration = Duration::from_secs(30);
 /// Between two looks at what is waited for.
 const STEP: Duration = Duration::from_millis(2);
+/// How long a state that failed may take until it is opened again.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Which dead letters to replay or drop, and how.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -420,6 +422,7 @@ impl Sender<'_> {
     }
 
     fn fate(&self, on_its_way: &mut OnItsWay) -> Result<LetterFate, InspectError> {
+        let mut failed_since = None;
         loop {
             match on_its_way.fate.try_recv() {
                 Ok(EventFate::Settled(fate)) => return Ok(fate),
@@ -432,7 +435,12 @@ impl Sender<'_> {
                 }
                 Err(TryRecvError::Empty) => {}
             }
-            if self.projector.status().failure.is_some() {
+            let status = self.projector.status();
+            if status.failure.is_none() || status.reopening {
+                failed_since = None;
+            } else if !status.restart
+                || failed_since.get_or_insert_with(Instant::now).elapsed() > RECOVERED_WITHIN
+            {
                 return Err(InspectError::Behind(self.failure()));
             }
             self.go_on()?;

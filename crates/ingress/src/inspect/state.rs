@@ -17,8 +17,14 @@ use super::{InspectError, write_line};
 /// # Errors
 /// [`InspectError::Behind`] where the fold has stopped.
 pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
-    catch_up(projector, stop)?;
-    Ok(projector.dump()?)
+    loop {
+        let head = catch_up(projector, stop)?;
+        let dump = projector.dump()?;
+        // It may have been opened again in between, and be behind once more.
+        if includes(&dump.positions, &head) {
+            return Ok(dump);
+        }
+    }
 }
 
 /// The state in a few numbers, everything included that the log holds now.
@@ -29,23 +35,37 @@ pub fn summary(
     projector: &Projector,
     stop: &dyn Fn() -> bool,
 ) -> Result<StateSummary, InspectError> {
-    catch_up(projector, stop)?;
-    Ok(projector.summary()?)
+    loop {
+        let head = catch_up(projector, stop)?;
+        let summary = projector.summary()?;
+        if includes(&summary.positions, &head) {
+            return Ok(summary);
+        }
+    }
 }
 
-/// Waits until the state includes everything the log holds now.
+fn includes(positions: &[Offset], head: &[Offset]) -> bool {
+    let mut both = positions.iter().zip(head);
+    positions.len() == head.len() && both.all(|(next, head)| next >= head)
+}
+
+/// Waits until the state includes everything the log holds now; the log's head.
 ///
 /// # Errors
 /// [`InspectError::Behind`] where the fold has stopped.
-pub fn catch_up(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<(), InspectError> {
+pub fn catch_up(
+    projector: &Projector,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Offset>, InspectError> {
     let head = projector.log().head()?;
     loop {
         let status = projector.status();
-        let mut both = status.partitions.iter().zip(&head);
-        if both.all(|(partition, head)| partition.next_offset >= *head) {
-            return Ok(());
+        let next = status.partitions.iter().map(|one| one.next_offset);
+        if includes(&next.collect::<Vec<_>>(), &head) {
+            return Ok(head);
         }
-        if let Some(why) = status.failure {
+        // A state that is being opened again will be there in a moment.
+        if let Some(why) = status.failure.filter(|_| !status.reopening) {
             return Err(InspectError::Behind(why));
         }
         if stop() {

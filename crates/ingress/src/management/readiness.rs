@@ -224,6 +224,7 @@ mod tests {
             started_at: vec![0; next.len()],
             head_at_start: head_at_start.to_vec(),
             failure: None,
+            reopening: false,
             restart: false,
             waiters: 0,
             last_checkpoint: None,

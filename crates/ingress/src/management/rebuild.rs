@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web};
 use parking_lot::Mutex;
 use prometheus::{Gauge, Registry};
 use serde::{Deserialize, Serialize};
+use tally_projector::swap::Incoming;
 
 use super::{Detail, Management, health};
 
@@ -100,24 +101,36 @@ pub(super) async fn tell(
     HttpResponse::Ok().json(serde_json::Value::Null)
 }
 
-/// Puts the rebuilt state in the place of the one that serves.
-pub(super) async fn swap(management: web::Data<Management>) -> HttpResponse {
+/// Which state shall take its place.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swap {
+    /// See [`Incoming`].
+    pub incoming: Incoming,
+}
+
+/// Puts a state that is ready in the place of the one that serves.
+pub(super) async fn swap(management: web::Data<Management>, swap: web::Json<Swap>) -> HttpResponse {
+    let incoming = swap.incoming;
     let swapped = web::block(move || {
         let parts = management.parts.get()?;
-        Some(parts.projector.swap())
+        Some(parts.projector.swap(incoming))
     });
     match swapped.await {
         Ok(Some(Ok(()))) => HttpResponse::Ok().json(serde_json::Value::Null),
         Ok(Some(Err(error))) => {
+            let becomes = if error.passes() {
+                "The new state can't be opened yet, and is tried on"
+            } else {
+                "The new state is not used, and the one before serves on"
+            };
             let mut why = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
                 why = format!("{why}: {error}");
                 cause = error.source();
             }
-            HttpResponse::Conflict().json(Detail::new(format!(
-                "The rebuilt state can't be used, and the one before serves on: {why}"
-            )))
+            HttpResponse::Conflict().json(Detail::new(format!("{becomes}: {why}")))
         }
         Ok(None) => health::failed("the server is starting"),
         Err(error) => health::failed(&error.to_string()),

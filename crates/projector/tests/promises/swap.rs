@@ -9,7 +9,8 @@ use tally_log::EventLog;
 use tally_log::storage::RealStorage;
 use tally_projector::store::values::{Change, EntryKey, bucket_key, buckets_each, merged};
 use tally_projector::store::{SledStore, Store as _, layout};
-use tally_projector::{EventFate, Options, Projector, swap, verify};
+use tally_projector::swap::{self, Incoming};
+use tally_projector::{EventFate, Options, Projector, StateError, verify};
 
 use crate::common::{
     FaultyDisk, LIMIT, MemoryLog, Opening, catch_up, event, eventually, folded, history, open,
@@ -44,7 +45,8 @@ fn with_shadow(log: &MemoryLog, dir: &Path) {
     log.add_all(&history(0, 300));
     open(log, dir).stop(LIMIT).unwrap();
     lie(log, dir, WRONG);
-    open(log, &swap::shadow(dir)).stop(LIMIT).unwrap();
+    open(log, &Incoming::Shadow.dir(dir)).stop(LIMIT).unwrap();
+    Incoming::Shadow.set_ready(&RealStorage, dir).unwrap();
 }
 
 fn views(projector: &Projector) -> u64 {
@@ -67,7 +69,7 @@ fn a_shadow_takes_its_place_and_the_old_one_comes_back() {
     // Its event comes when the new state is there already.
     let like = event(77, 5, InteractionType::Like, None);
     let told = waiter(&projector, &like);
-    projector.swap().unwrap();
+    projector.swap(Incoming::Shadow).unwrap();
     log.add(&like);
     let Ok(EventFate::Folded(verdict)) = wait(told) else {
         panic!("not folded");
@@ -75,10 +77,21 @@ fn a_shadow_takes_its_place_and_the_old_one_comes_back() {
     assert_eq!(verdict.outcome, Outcome::Applied);
     catch_up(&projector);
     assert_eq!(projector.dump().unwrap(), folded(&log));
-    assert!(projector.swap().is_err(), "there is no shadow");
+    // The same once more, as by somebody who was not told, is refused and changes nothing.
+    assert!(
+        projector.swap(Incoming::Shadow).is_err(),
+        "there is no shadow"
+    );
     assert_eq!(projector.dump().unwrap(), folded(&log));
-    swap::recall_previous(&RealStorage, dir.path()).unwrap();
-    projector.swap().unwrap();
+    assert!(swap::recall_previous(&RealStorage, dir.path()).unwrap());
+    assert!(
+        projector.swap(Incoming::Recalled).is_err(),
+        "it is not ready"
+    );
+    Incoming::Recalled
+        .set_ready(&RealStorage, dir.path())
+        .unwrap();
+    projector.swap(Incoming::Recalled).unwrap();
     catch_up(&projector);
     assert_eq!(views(&projector), WRONG.views);
     let read = projector.read(resource(5), &user(77)).unwrap();
@@ -101,7 +114,7 @@ fn a_swap_that_is_cut_short_is_finished_or_did_not_begin() {
         photograph(before.path(), dir.path());
         let disk = FaultyDisk::default();
         disk.watch(Some(step));
-        let cut_short = swap::swap(&disk, dir.path()).is_err();
+        let cut_short = swap::swap(&disk, dir.path(), Incoming::Shadow).is_err();
         let projector = open(&log, dir.path());
         catch_up(&projector);
         let is_new = views(&projector) != WRONG.views;
@@ -135,15 +148,65 @@ fn a_shadow_that_is_refused_is_taken_out_again() {
     catch_up(&projector);
     let other = MemoryLog::new();
     other.add_all(&history(9, 50));
-    std::fs::remove_dir_all(swap::shadow(dir.path())).unwrap();
-    open(&other, &swap::shadow(dir.path())).stop(LIMIT).unwrap();
-    let refused = projector.swap().unwrap_err().to_string();
+    Incoming::Shadow.remove(dir.path()).unwrap();
+    open(&other, &Incoming::Shadow.dir(dir.path()))
+        .stop(LIMIT)
+        .unwrap();
+    Incoming::Shadow
+        .set_ready(&RealStorage, dir.path())
+        .unwrap();
+    let refused = projector.swap(Incoming::Shadow).unwrap_err().to_string();
     assert!(
         refused.contains("another") || refused.contains("belongs"),
         "{refused}"
     );
     eventually("the old state", || projector.status().caught_up_once);
     assert_eq!(views(&projector), WRONG.views);
+}
+
+/// Protects readers: after the state was opened again nobody is shown less than before, while the log can't
+/// be read to bring it there, and a position that is waited for is told.
+#[test]
+fn a_state_that_is_opened_again_shows_no_less_than_before() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 100));
+    catch_up(&projector);
+    let partition = resource(3).partition(log.identity.partitions);
+    let before = projector.read(resource(3), &user(1)).unwrap();
+    // Nothing is written down: the next life begins with nothing.
+    log.hold();
+    projector.reopen(|_| Ok(())).unwrap();
+    let read = projector.read(resource(3), &user(1));
+    assert!(matches!(read, Err(StateError::Reopening)), "{read:?}");
+    let newest = projector.read_newest(resource(3), &user(1)).unwrap();
+    assert_eq!(newest.position, None);
+    let position = before.position.unwrap();
+    assert_eq!(position.partition, partition);
+    let mailbox = tally_projector::Mailbox::direct();
+    let told = projector.wait_for_position(position, &mailbox).unwrap();
+    log.release();
+    wait(told).unwrap();
+    assert_eq!(projector.read(resource(3), &user(1)).unwrap(), before);
+}
+
+/// Protects a server whose state can't be opened again for now: its status asks for another try, which
+/// finds everything.
+#[test]
+fn a_state_that_could_not_be_opened_again_is_tried_again() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let projector = open(&log, dir.path());
+    log.add_all(&history(0, 100));
+    catch_up(&projector);
+    let full = || StateError::TimedOut("as the test wants it");
+    let error = projector.reopen(|_| Err(full())).unwrap_err();
+    assert!(error.passes(), "{error}");
+    let status = projector.status();
+    assert!(status.restart && status.reopening, "{status:?}");
+    projector.reopen(|_| Ok(())).unwrap();
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    assert!(projector.status().failure.is_none());
 }
 
 /// Protects every proof: over random histories, with keys, the state as it was folded step by step,

@@ -17,7 +17,8 @@ use tally_ingress::inspect;
 use tally_ingress::management::rebuild::RebuildProgress;
 use tally_log::storage::{Lock, RealStorage, Storage as _};
 use tally_log::{EventLog, LimitedLog};
-use tally_projector::{Options, Projector, swap, verify};
+use tally_projector::swap::{self, Incoming};
+use tally_projector::{Options, Projector, verify};
 
 use super::source::Source;
 use crate::config::Config;
@@ -82,10 +83,13 @@ pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failu
     let source = Source::open(config)?;
     let dir = config.data_dir.join("state");
     let _alone = lock(&dir)?;
-    if args.roll_back {
+    let incoming = if args.roll_back {
         recall(&dir)?;
-    }
-    let mut rebuild = Rebuild::begin(args, config, source, &dir)?;
+        Incoming::Recalled
+    } else {
+        Incoming::Shadow
+    };
+    let mut rebuild = Rebuild::begin(args, config, source, &dir, incoming)?;
     let done = rebuild.catch_up().and_then(|()| rebuild.compare(args.json));
     let (digest, differences) = match done {
         Ok(done) => done,
@@ -143,16 +147,17 @@ fn lock(dir: &Path) -> Result<Box<dyn Lock>, Failure> {
 
 /// Makes the previous state the one that catches up.
 fn recall(dir: &Path) -> Result<(), Failure> {
-    if !swap::has_previous(&RealStorage, dir).map_err(Failure::of)? {
-        return Err(Failure::run(
-            "there is no state to go back to: `tally rebuild` keeps the one before",
-        ));
+    if swap::recall_previous(&RealStorage, dir).map_err(Failure::of)? {
+        return Ok(());
     }
-    swap::recall_previous(&RealStorage, dir).map_err(Failure::of)
+    Err(Failure::run(
+        "there is no state to go back to: `tally rebuild` keeps the one before",
+    ))
 }
 
 /// A state that is made beside the one that serves.
 struct Rebuild {
+    incoming: Incoming,
     source: Source,
     log: Arc<LimitedLog>,
     shadow: Projector,
@@ -168,7 +173,11 @@ impl Rebuild {
         config: &Config,
         source: Source,
         dir: &Path,
+        incoming: Incoming,
     ) -> Result<Self, Failure> {
+        incoming
+            .set_unready(&RealStorage, dir)
+            .map_err(Failure::of)?;
         let heads = source.heads()?;
         let log = LimitedLog::new(Arc::clone(source.log()), args.rate).map_err(Failure::of)?;
         // What an earlier run left is somewhere below.
@@ -180,10 +189,11 @@ impl Rebuild {
             check_interval: Duration::ZERO,
             ..open::projector_options(config)
         };
-        let shadow = Self::open(&log, &swap::shadow(dir), options)?;
+        let shadow = Self::open(&log, &incoming.dir(dir), options)?;
         let started_at = shadow.status().started_at;
         let now = Instant::now();
         Ok(Self {
+            incoming,
             source,
             log,
             shadow,
@@ -355,8 +365,11 @@ impl Rebuild {
         drop(self.shadow);
         stopped?;
         if dry_run {
-            return swap::remove_shadow(dir).map_err(Failure::of);
+            return self.incoming.remove(dir).map_err(Failure::of);
         }
-        self.source.swap(dir)
+        self.incoming
+            .set_ready(&RealStorage, dir)
+            .map_err(Failure::of)?;
+        self.source.swap(dir, self.incoming)
     }
 }

@@ -12,11 +12,12 @@ use serde::Deserialize;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect;
 use tally_ingress::management::admin::INTERACTIONS;
-use tally_ingress::management::rebuild::RebuildProgress;
+use tally_ingress::management::rebuild::{RebuildProgress, Swap};
 use tally_log::embedded::LogView;
 use tally_log::storage::RealStorage;
 use tally_log::{EventLog, LogMetrics};
-use tally_projector::{PartitionDump, Projector, swap};
+use tally_projector::swap::{self, Incoming};
+use tally_projector::{PartitionDump, Projector};
 
 use super::folder::{self, Folder, Opened};
 use crate::client::Client;
@@ -149,17 +150,17 @@ impl Source {
     }
 
     /// Puts the state that was made in the place of the one that is used.
-    pub(crate) fn swap(self, dir: &Path) -> Result<(), Failure> {
+    pub(crate) fn swap(self, dir: &Path, incoming: Incoming) -> Result<(), Failure> {
         match self {
             Self::Held { projector, opened } => {
                 // So that whoever comes back to it has little to fold.
                 projector.checkpoint().map_err(Failure::of)?;
                 drop(projector);
-                let swapped = swap::swap(&RealStorage, dir).map_err(Failure::of);
+                let swapped = swap::swap(&RealStorage, dir, incoming).map_err(Failure::of);
                 drop(opened);
                 swapped
             }
-            Self::Beside { client, .. } => client.ask("/admin/state/swap", &()),
+            Self::Beside { client, .. } => client.ask("/admin/state/swap", &Swap { incoming }),
         }
     }
 }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tally_log::ReadError;
-use tally_projector::{OpenError, Projector, StateError};
+use tally_projector::Projector;
 
 use crate::failure::{Failure, with_causes};
 
@@ -64,42 +63,12 @@ async fn reopen(projector: &Arc<Projector>) -> Result<(), Failure> {
             return Ok(());
         };
         let why = with_causes(&error);
-        if !passes(&error) {
+        if !error.passes() {
             return Err(Failure::run(format!(
                 "the state can't be opened again: {why}"
             )));
         }
         tracing::error!(why, "the state can't be opened again yet; trying on");
         tokio::time::sleep(RETRY_EVERY).await;
-    }
-}
-
-/// Whether another try may find it otherwise: a disk that is full has room again, a log that is away
-/// comes back. What is refused stays refused.
-fn passes(error: &OpenError) -> bool {
-    match error {
-        OpenError::State(error) => match error {
-            StateError::Store(_) | StateError::Redo { .. } => true,
-            StateError::Damaged(_)
-            | StateError::NoSuchPartition(_)
-            | StateError::Reopening
-            | StateError::TimedOut(_)
-            | StateError::Failed(_) => false,
-        },
-        OpenError::Read(ReadError::Unavailable(_)) => true,
-        OpenError::Read(
-            ReadError::OutOfRange { .. } | ReadError::Damaged { .. } | ReadError::Replaced(_),
-        )
-        | OpenError::OtherLog { .. }
-        | OpenError::OtherPartitionCount { .. }
-        | OpenError::AheadOfLog { .. }
-        | OpenError::Truncated { .. }
-        | OpenError::OtherHistory { .. }
-        | OpenError::OtherFold { .. }
-        | OpenError::Irreparable { .. }
-        | OpenError::Held(_)
-        | OpenError::ExportPartitions { .. }
-        | OpenError::Thread(_)
-        | OpenError::Metrics(_) => false,
     }
 }
