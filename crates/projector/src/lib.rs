@@ -4,6 +4,7 @@
 //!
 //! - [`projector`]: the handle that everything else holds; start here
 //! - `life`: the state while its store is open; it can be closed and opened again
+//! - `reopen`: the state closed and opened again beneath whoever waits
 //! - [`options`]: how it runs
 //! - [`worker`]: the loop that reads, folds and completes waiters
 //! - `folding`: batches folded, and answers given
@@ -40,6 +41,7 @@ pub mod options;
 pub mod projector;
 pub mod redo;
 mod remains;
+mod reopen;
 mod shared;
 pub mod store;
 pub mod swap;
