@@ -1,4 +1,4 @@
-//! The loop that reads, [folds](crate::folding) and completes waiters.
+//! The loop that reads, folds (see `folding`) and completes waiters.
 //!
 //! A worker folds a fixed set of partitions, and nobody else folds them. It holds a partition's
 //! lock for one batch; only reads and the checkpoint ever ask for it meanwhile.
