@@ -33,7 +33,8 @@ const TRIES: u32 = 50;
 /// The pause between them.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// See the [module](self).
+/// A log that another process writes, shown as far as it was [advanced](Self::advance). Nothing of its
+/// folder is locked or changed.
 #[derive(Debug)]
 pub struct LogView {
     log: Arc<EmbeddedLog>,
