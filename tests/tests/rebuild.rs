@@ -33,7 +33,10 @@ fn views(server: &Server) -> u64 {
 /// states are found equal, the new one serves, and the old one comes back and has caught up.
 #[test]
 fn a_serving_state_is_rebuilt_swapped_and_brought_back() {
-    let folder = Folder::new().with("TALLY__LOG__SEGMENT_SIZE", "4 MiB");
+    let folder = Folder::new()
+        .with("TALLY__LOG__SEGMENT_SIZE", "4 MiB")
+        // Nobody may be forgotten; how long it takes is the machine's.
+        .with("TALLY__PROJECTOR__WAIT_LIMIT", "30s");
     let server = folder.start();
     let load = Load::start(server.api(), 8);
     load.answers(2_000);

@@ -23,7 +23,8 @@ pub(crate) fn writer(folder: Folder) -> Row {
 
 /// A thread that folds: what it left half done is forgotten, and folded again.
 pub(crate) fn fold(folder: Folder) -> Row {
-    let mut scene = Scene::start(folder);
+    // Nobody may be forgotten; how long it takes is the machine's.
+    let mut scene = Scene::start(folder.with("TALLY__PROJECTOR__WAIT_LIMIT", "30s"));
     scene.control.panic_at_file_in("tally-fold");
     scene.says("panicked");
     scene.opened_again();
@@ -55,7 +56,9 @@ pub(crate) fn patrol(folder: Folder) -> Row {
 
 /// The thread that writes the state down.
 pub(crate) fn checkpoint(folder: Folder) -> Row {
-    let folder = folder.with("TALLY__PROJECTOR__CHECKPOINT_INTERVAL", "1s");
+    let folder = folder
+        .with("TALLY__PROJECTOR__CHECKPOINT_INTERVAL", "1s")
+        .with("TALLY__PROJECTOR__WAIT_LIMIT", "30s");
     let mut scene = Scene::start(folder);
     scene.control.panic_at_file_in("tally-checkpoint");
     scene.says("panicked");
