@@ -24,30 +24,23 @@ pub(crate) fn set_aside(
     dir: &Path,
     names: &[&str],
 ) -> Result<PathBuf, StateError> {
-    let failed = |doing| {
-        let path = dir.display().to_string();
-        move |cause| StateError::Redo { path, doing, cause }
-    };
+    let failed = StateError::file(dir, "set aside");
     let now = unix_seconds();
     let mut aside = dir.join(format!("{PREFIX}{now}"));
     for again in 2..1_000 {
-        if !storage.exists(&aside).map_err(failed("set aside"))? {
+        if !storage.exists(&aside).map_err(&failed)? {
             break;
         }
         aside = dir.join(format!("{PREFIX}{now}-{again}"));
     }
-    storage
-        .create_dir_all(&aside)
-        .map_err(failed("set aside"))?;
+    storage.create_dir_all(&aside).map_err(&failed)?;
     for name in names {
         let from = dir.join(name);
-        if storage.exists(&from).map_err(failed("set aside"))? {
-            storage
-                .rename(&from, &aside.join(name))
-                .map_err(failed("set aside"))?;
+        if storage.exists(&from).map_err(&failed)? {
+            storage.rename(&from, &aside.join(name)).map_err(&failed)?;
         }
     }
-    storage.sync_dir(dir).map_err(failed("set aside"))?;
+    storage.sync_dir(dir).map_err(&failed)?;
     remove_old(storage, dir, &aside);
     Ok(aside)
 }

@@ -17,7 +17,7 @@ use tally_log::storage::Storage;
 
 use crate::collect::{begun, collect, put};
 use crate::error::{StateError, with_causes};
-use crate::identity::{DamageMark, Identity};
+use crate::identity::{Identity, damage_mark};
 use crate::redo::{Redo, RedoFile};
 use crate::shared::Shared;
 use crate::store::layout;
@@ -119,8 +119,11 @@ impl Checkpointer {
             what,
             "the stored state is damaged; the next start rebuilds it from the log"
         );
-        if let Err(error) = DamageMark::new(self.storage.as_ref(), &self.dir).set(what) {
-            tracing::error!(error = %error, "the damage can't be noted for the next start");
+        if let Err(error) = damage_mark(self.storage.as_ref(), &self.dir).set(what) {
+            tracing::error!(
+                error = with_causes(&error),
+                "the damage can't be noted for the next start"
+            );
         }
     }
 

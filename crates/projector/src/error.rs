@@ -1,6 +1,7 @@
 //! What can go wrong, by layer.
 
 use std::io;
+use std::path::Path;
 
 use tally_domain::{EventId, LogId, Offset, Partition};
 use tally_log::ReadError;
@@ -197,8 +198,20 @@ pub enum StateError {
     Failed(String),
 }
 
-/// An error with what it came from, for the log and the status.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+impl StateError {
+    /// What became of an operation on a file or folder, for `map_err`.
+    pub(crate) fn file<'a>(path: &'a Path, doing: &'static str) -> impl Fn(io::Error) -> Self + 'a {
+        move |cause| Self::Redo {
+            path: path.display().to_string(),
+            doing,
+            cause,
+        }
+    }
+}
+
+/// An error with what it came from, in one line: for the log, the status and answers.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,7 +1,6 @@
 //! Whose state this is. State is used only with the log it was folded from, by the fold that
 //! folded it.
 
-use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use tally_log::{EventLog, LogIdentity, OneRecord, ReadError};
 
 use crate::aside::set_aside;
 use crate::error::{OpenError, StateError};
+use crate::mark::Mark;
 use crate::metrics::Metrics;
 use crate::redo::{Redo, RedoFile};
 use crate::remains;
@@ -21,8 +21,10 @@ use crate::swap;
 /// The store's folder in the state's.
 pub(crate) const STORE: &str = "sled";
 
+const DAMAGED: &str = "damaged";
+
 /// What a state consists of, in its folder; the store first.
-pub(crate) const STATE_FILES: [&str; 3] = [STORE, "redo", DamageMark::NAME];
+pub(crate) const STATE_FILES: [&str; 3] = [STORE, "redo", DAMAGED];
 
 /// What state remembers of its log and its fold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,15 +136,9 @@ pub(crate) fn open_state(
     metrics: &Metrics,
 ) -> Result<OpenedState, OpenError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
-    let make_dir = |path: &Path| {
-        let failed = |cause| StateError::Redo {
-            path: path.display().to_string(),
-            doing: "made",
-            cause,
-        };
-        storage.create_dir_all(path).map_err(failed)
-    };
-    make_dir(dir)?;
+    storage
+        .create_dir_all(dir)
+        .map_err(StateError::file(dir, "made"))?;
     swap::finish(storage, dir)?;
     let cause = match read_state(storage, dir, open_store, &wanted) {
         Ok(Some(opened)) => {
@@ -192,7 +188,7 @@ fn read_state(
     open_store: &OpenStore,
     wanted: &Identity,
 ) -> Result<Option<OpenedState>, OpenError> {
-    if let Some(what) = DamageMark::new(storage, dir).get()? {
+    if let Some(what) = damage_mark(storage, dir).text()? {
         return Err(StateError::Damaged(what).into());
     }
     let redo_file = RedoFile::new(storage, dir);
@@ -340,50 +336,10 @@ fn holds_any(store: &dyn Store, prefix: &[u8]) -> Result<bool, StateError> {
     scanned.map(|()| false).map_err(StateError::Store)
 }
 
-/// The file that says that the stored state was found to be damaged while it was used, which a
-/// start would not notice by itself: it reads only what it needs.
-pub(crate) struct DamageMark<'a> {
-    storage: &'a dyn Storage,
-    dir: &'a Path,
-}
-
-impl<'a> DamageMark<'a> {
-    const NAME: &'static str = "damaged";
-
-    pub(crate) fn new(storage: &'a dyn Storage, dir: &'a Path) -> Self {
-        Self { storage, dir }
-    }
-
-    /// Puts it there; the first one stays.
-    pub(crate) fn set(&self, what: &str) -> io::Result<()> {
-        let path = self.dir.join(Self::NAME);
-        if self.storage.exists(&path)? {
-            return Ok(());
-        }
-        let file = self.storage.create(&path)?;
-        file.write_all_at(what.as_bytes(), 0)?;
-        file.sync_data()?;
-        self.storage.sync_dir(self.dir)
-    }
-
-    /// What was damaged, where it is there.
-    fn get(&self) -> Result<Option<String>, StateError> {
-        let path = self.dir.join(Self::NAME);
-        let read = || {
-            if !self.storage.exists(&path)? {
-                return Ok(None);
-            }
-            let file = self.storage.open(&path)?;
-            let mut text = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
-            file.read_exact_at(&mut text, 0)?;
-            Ok(Some(String::from_utf8_lossy(&text).into_owned()))
-        };
-        read().map_err(|cause| StateError::Redo {
-            path: path.display().to_string(),
-            doing: "read",
-            cause,
-        })
-    }
+/// The mark that says that the stored state was found to be damaged while it was used, which a
+/// start would not notice by itself: it reads only what it needs. Its text is what was damaged.
+pub(crate) fn damage_mark<'a>(storage: &'a dyn Storage, dir: &'a Path) -> Mark<'a> {
+    Mark::new(storage, dir, DAMAGED)
 }
 
 /// The first partition whose beginning is gone from the log.

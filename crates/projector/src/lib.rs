@@ -16,6 +16,7 @@
 //! - [`store`]: the narrow trait behind which sled stands, and what is written there
 //! - [`identity`]: whose state this is, and when it must not be used
 //! - [`aside`]: where state goes that must not be used
+//! - `mark`: a small file that says something by being there
 //! - [`swap`]: another state in its place
 //! - [`dump`]: a consistent copy of the whole state
 //! - `invariants`: what must be true of every state, looked at now and then
@@ -36,6 +37,7 @@ pub mod identity;
 mod invariants;
 mod life;
 mod loader;
+mod mark;
 pub mod metrics;
 pub mod options;
 pub mod projector;

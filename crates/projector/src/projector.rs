@@ -294,7 +294,7 @@ impl Projector {
                 restart: self
                     .reopening
                     .try_lock()
-                    .is_some_and(|r| r.failed.is_some()),
+                    .is_some_and(|reopening| reopening.failed),
                 failure: Some(why.to_string()),
                 waiters: self.lasting.waiters.count(),
                 last_checkpoint: None,

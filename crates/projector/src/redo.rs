@@ -16,7 +16,6 @@
 //! | 32 | BLAKE3 of all before |
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use tally_log::storage::Storage;
@@ -206,21 +205,13 @@ impl<'a> RedoFile<'a> {
         self.dir.join("redo")
     }
 
-    fn failed(&self, doing: &'static str) -> impl Fn(io::Error) -> StateError {
-        let path = self.path().display().to_string();
-        move |cause| StateError::Redo {
-            path: path.clone(),
-            doing,
-            cause,
-        }
-    }
-
     /// Writes it so that it is there whole, or not at all, whenever the machine stops.
     ///
     /// # Errors
     /// [`StateError::Redo`]; then it is not there.
     pub fn write(&self, redo: &Redo) -> Result<(), StateError> {
-        let failed = self.failed("written");
+        let path = self.path();
+        let failed = StateError::file(&path, "written");
         let draft = self.dir.join("redo.tmp");
         if self.storage.exists(&draft).map_err(&failed)? {
             self.storage.remove(&draft).map_err(&failed)?;
@@ -235,7 +226,7 @@ impl<'a> RedoFile<'a> {
             at += u64::try_from(part.len()).unwrap_or(0);
         }
         file.sync_data().map_err(&failed)?;
-        self.storage.rename(&draft, &self.path()).map_err(&failed)?;
+        self.storage.rename(&draft, &path).map_err(&failed)?;
         self.storage.sync_dir(self.dir).map_err(&failed)
     }
 
@@ -246,11 +237,12 @@ impl<'a> RedoFile<'a> {
     /// # Errors
     /// [`StateError::Redo`], and [`StateError::Damaged`] where it is not whole.
     pub fn read(&self) -> Result<Option<Redo>, StateError> {
-        let failed = self.failed("read");
-        if !self.storage.exists(&self.path()).map_err(&failed)? {
+        let path = self.path();
+        let failed = StateError::file(&path, "read");
+        if !self.storage.exists(&path).map_err(&failed)? {
             return Ok(None);
         }
-        let file = self.storage.open(&self.path()).map_err(&failed)?;
+        let file = self.storage.open(&path).map_err(&failed)?;
         let length = file.size().map_err(&failed)?;
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0).map_err(&failed)?;
@@ -261,7 +253,7 @@ impl<'a> RedoFile<'a> {
             }
             None => Err(StateError::Damaged(format!(
                 "{} is not whole",
-                self.path().display()
+                path.display()
             ))),
         }
     }
@@ -271,8 +263,9 @@ impl<'a> RedoFile<'a> {
     /// # Errors
     /// [`StateError::Redo`].
     pub fn remove(&self) -> Result<(), StateError> {
-        let failed = self.failed("removed");
-        self.storage.remove(&self.path()).map_err(&failed)?;
+        let path = self.path();
+        let failed = StateError::file(&path, "removed");
+        self.storage.remove(&path).map_err(&failed)?;
         self.storage.sync_dir(self.dir).map_err(&failed)
     }
 }

@@ -26,8 +26,8 @@ const SWAP_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Reopening {
     /// Up to where answers have been given: the next offset of each partition.
     pub(crate) seen: Vec<Offset>,
-    /// Why the last try failed, where it did.
-    pub(crate) failed: Option<String>,
+    /// Whether the last try failed.
+    pub(crate) failed: bool,
 }
 
 impl Projector {
@@ -69,7 +69,7 @@ impl Projector {
     ) -> Result<(), OpenError> {
         let mut reopening = self.reopening.lock();
         let reopened = self.close_and_open(&mut reopening, between);
-        reopening.failed = reopened.as_ref().err().map(|error| with_causes(error));
+        reopening.failed = reopened.is_err();
         reopened
     }
 

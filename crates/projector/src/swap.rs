@@ -20,6 +20,7 @@ use tally_log::storage::Storage;
 
 use crate::error::StateError;
 use crate::identity::{STATE_FILES, STORE};
+use crate::mark::Mark;
 
 const PREVIOUS: &str = "previous";
 const MARKER: &str = "swap";
@@ -57,12 +58,7 @@ impl Incoming {
     /// # Errors
     /// [`StateError::Redo`].
     pub fn set_ready(self, storage: &dyn Storage, state: &Path) -> Result<(), StateError> {
-        let (dir, mark) = (self.dir(state), self.dir(state).join(READY));
-        if !exists(storage, &mark)? {
-            let create = storage.create(&mark).and_then(|file| file.sync_data());
-            create.map_err(failed(&mark, "made"))?;
-        }
-        sync(storage, &dir)
+        Mark::new(storage, &self.dir(state), READY).set("")
     }
 
     /// It is worked on: it may not take its place.
@@ -70,17 +66,12 @@ impl Incoming {
     /// # Errors
     /// [`StateError::Redo`].
     pub fn set_unready(self, storage: &dyn Storage, state: &Path) -> Result<(), StateError> {
-        let (dir, mark) = (self.dir(state), self.dir(state).join(READY));
-        if exists(storage, &mark)? {
-            storage.remove(&mark).map_err(failed(&mark, "removed"))?;
-            sync(storage, &dir)?;
-        }
-        Ok(())
+        Mark::new(storage, &self.dir(state), READY).remove()
     }
 
     pub(crate) fn is_ready(self, storage: &dyn Storage, state: &Path) -> Result<bool, StateError> {
         let dir = self.dir(state);
-        Ok(exists(storage, &dir.join(STORE))? && exists(storage, &dir.join(READY))?)
+        Ok(exists(storage, &dir.join(STORE))? && Mark::new(storage, &dir, READY).is_set()?)
     }
 
     /// Removes it.
@@ -118,16 +109,7 @@ pub fn swap(storage: &dyn Storage, dir: &Path, incoming: Incoming) -> Result<(),
     if !incoming.is_ready(storage, dir)? {
         return Err(not_ready());
     }
-    let marker = dir.join(MARKER);
-    let mark = || {
-        let file = storage.create(&marker)?;
-        file.write_all_at(incoming.name().as_bytes(), 0)?;
-        file.sync_data()
-    };
-    if !exists(storage, &marker)? {
-        mark().map_err(failed(&marker, "made"))?;
-        sync(storage, dir)?;
-    }
+    Mark::new(storage, dir, MARKER).set(incoming.name())?;
     finish(storage, dir)
 }
 
@@ -135,30 +117,16 @@ pub(crate) fn not_ready() -> StateError {
     StateError::Failed("there is no state that is ready to take its place".to_owned())
 }
 
-/// Which state the marker names; `None` where it was not written to its end, and so nothing was moved.
-fn marked(storage: &dyn Storage, marker: &Path) -> Result<Option<Incoming>, StateError> {
-    let read = || {
-        let file = storage.open_to_read(marker)?;
-        let mut name = vec![0; usize::try_from(file.size()?.min(64)).unwrap_or_default()];
-        file.read_exact_at(&mut name, 0)?;
-        Ok(name)
-    };
-    let name = read().map_err(failed(marker, "read"))?;
-    let mut all = Incoming::ALL.into_iter();
-    Ok(all.find(|incoming| incoming.name().as_bytes() == name))
-}
-
 /// Finishes a swap that was cut short, where one was.
 pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError> {
-    let marker = dir.join(MARKER);
-    if !exists(storage, &marker)? {
+    let marker = Mark::new(storage, dir, MARKER);
+    let Some(name) = marker.text()? else {
         return Ok(());
-    }
-    let Some(incoming) = marked(storage, &marker)? else {
-        storage
-            .remove(&marker)
-            .map_err(failed(&marker, "removed"))?;
-        return sync(storage, dir);
+    };
+    let mut all = Incoming::ALL.into_iter();
+    let Some(incoming) = all.find(|incoming| incoming.name() == name) else {
+        // It was not written to its end, and so nothing was moved.
+        return marker.remove();
     };
     let (shadow, previous) = (incoming.dir(dir), dir.join(PREVIOUS));
     let discarded = dir.join(DISCARDED);
@@ -174,16 +142,13 @@ pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError
             }
             storage
                 .create_dir_all(&previous)
-                .map_err(failed(&previous, "made"))?;
+                .map_err(StateError::file(&previous, "made"))?;
             move_files(storage, dir, &previous)?;
         }
         move_files(storage, &shadow, dir)?;
     }
     remove_all(&shadow)?;
-    storage
-        .remove(&marker)
-        .map_err(failed(&marker, "removed"))?;
-    sync(storage, dir)?;
+    marker.remove()?;
     tracing::info!("another state has taken the place of the one before, which is kept");
     Ok(())
 }
@@ -201,30 +166,30 @@ fn move_files(storage: &dyn Storage, from: &Path, to: &Path) -> Result<(), State
     Ok(())
 }
 
-fn failed<'a>(path: &'a Path, doing: &'static str) -> impl FnOnce(io::Error) -> StateError + 'a {
-    move |cause| StateError::Redo {
-        path: path.display().to_string(),
-        doing,
-        cause,
-    }
-}
-
 fn exists(storage: &dyn Storage, path: &Path) -> Result<bool, StateError> {
-    storage.exists(path).map_err(failed(path, "looked for"))
+    storage
+        .exists(path)
+        .map_err(StateError::file(path, "looked for"))
 }
 
 fn rename(storage: &dyn Storage, from: &Path, to: &Path) -> Result<(), StateError> {
-    storage.rename(from, to).map_err(failed(from, "moved"))
+    storage
+        .rename(from, to)
+        .map_err(StateError::file(from, "moved"))
 }
 
 fn sync(storage: &dyn Storage, dir: &Path) -> Result<(), StateError> {
-    storage.sync_dir(dir).map_err(failed(dir, "synced"))
+    storage
+        .sync_dir(dir)
+        .map_err(StateError::file(dir, "synced"))
 }
 
 /// Removes a folder of the file system: the store in it is there itself, whatever the storage is.
 fn remove_all(dir: &Path) -> Result<(), StateError> {
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(dir, "removed")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StateError::file(dir, "removed")(error))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ use tally_ingress::auth::KeysFile;
 use tally_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use tally_log::simulation::SimDisk;
 use tally_log::{AppendError, AppendRefused, Batch, EventLog, LogMetrics, NewRecord, ReadError};
+pub use tally_projector::error::with_causes;
 use tally_projector::store::Store;
 use tally_projector::{Mailbox, Options, Projector, StateDump, StateError, StoreError};
 
@@ -234,17 +235,4 @@ pub fn read_all(log: &dyn EventLog) -> Result<Contents, ReadError> {
 #[must_use]
 pub fn keys(disk: &SimDisk) -> KeysFile {
     KeysFile::on(Arc::new(disk.clone()), keys_path())
-}
-
-/// An error with what it came from.
-#[must_use]
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

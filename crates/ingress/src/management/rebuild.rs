@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web};
 use parking_lot::Mutex;
 use prometheus::{Gauge, Registry};
 use serde::{Deserialize, Serialize};
+use tally_projector::error::with_causes;
 use tally_projector::swap::Incoming;
 
 use super::{Detail, Management, health};
@@ -124,12 +125,7 @@ pub(super) async fn swap(management: web::Data<Management>, swap: web::Json<Swap
             } else {
                 "The new state is not used, and the one before serves on"
             };
-            let mut why = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                why = format!("{why}: {error}");
-                cause = error.source();
-            }
+            let why = with_causes(&error);
             HttpResponse::Conflict().json(Detail::new(format!("{becomes}: {why}")))
         }
         Ok(None) => health::failed("the server is starting"),
