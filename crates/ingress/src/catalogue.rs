@@ -22,13 +22,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tally_domain::{Offset, Position, Resource};
+use tally_log::blocking;
 use tally_log::{AppendError, AppendRefused, Batch, EventLog, LogReader, NewRecord, ReadError};
 
 use crate::clock::now;
@@ -299,19 +299,10 @@ impl std::fmt::Debug for Catalogue {
 impl Shared {
     /// Appends, and waits until the log has all of it; the offset of the last record.
     fn append(&self, records: Vec<NewRecord>, until: Instant) -> Result<Offset, CatalogueError> {
-        let (answer, answered) = sync_channel(1);
-        let done = Box::new(move |results| {
-            // Nobody waits any more where this fails.
-            let _ = answer.send(results);
-        });
-        self.log.append(records, done)?;
+        let answered = blocking::append(self.log.as_ref(), records)?;
         let left = until.saturating_duration_since(Instant::now());
-        let results: Vec<Result<Offset, AppendError>> = match answered.recv_timeout(left) {
-            Ok(results) => results,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(CatalogueError::Unanswered);
-            }
-        };
+        let answer = answered.recv_timeout(left);
+        let results = answer.map_err(|_| CatalogueError::Unanswered)?;
         let none = results
             .iter()
             .all(|r| !matches!(r, Ok(_) | Err(AppendError::FateUnknown(_))));

@@ -2,6 +2,7 @@
 //!
 //! - [`contract`]: what a log promises, and the traits that say so; start here
 //! - [`batch`]: how records come out of a log
+//! - [`blocking`]: appending, for whoever has a thread to wait on
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`kafka`]: a topic of a Kafka cluster as a log
 //! - [`limited`]: a log up to given offsets, no faster than a rate
@@ -10,6 +11,7 @@
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
 
 pub mod batch;
+pub mod blocking;
 mod bounds;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -20,7 +20,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +28,7 @@ use base64::engine::general_purpose::STANDARD;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tally_domain::{DeadLetter, DeadLetterReason, EventTime, LogId, Offset, Partition, Position};
+use tally_log::blocking::{self, AppendResults};
 use tally_log::{AppendError, AppendRefused, Batch, EventLog, NewRecord, ReadError};
 
 use crate::dead_letters::{count, page};
@@ -402,24 +402,12 @@ impl<'a> Exporter<'a> {
     }
 
     /// Appends, and waits for the log's word on each.
-    fn append(&self, copies: Vec<NewRecord>) -> Result<Vec<Result<Offset, AppendError>>, Trouble> {
-        let (answer, answered) = sync_channel(1);
-        let done = Box::new(move |results| {
-            // Nobody waits any more where this fails.
-            let _ = answer.send(results);
-        });
-        self.to.append(copies, done)?;
-        loop {
-            match answered.recv_timeout(STEP) {
-                Ok(results) => return Ok(results),
-                Err(RecvTimeoutError::Timeout) if self.over() => return Err(Trouble::Stopping),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    let why = "the log said nothing of it".to_owned();
-                    return Err(AppendError::FateUnknown(why).into());
-                }
-            }
-        }
+    fn append(&self, copies: Vec<NewRecord>) -> Result<AppendResults, Trouble> {
+        let answered = blocking::append(self.to, copies)?;
+        blocking::results(&answered, STEP, || match self.over() {
+            true => Err(Trouble::Stopping),
+            false => Ok(()),
+        })
     }
 }
 

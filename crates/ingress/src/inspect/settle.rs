@@ -9,7 +9,6 @@
 
 use std::io::Write;
 use std::num::NonZeroU32;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +16,7 @@ use tally_domain::{
     DeadLetter, DeadLetterReason, EventId, LetterFate, Offset, Outcome, Partition, Position,
     SettleAction, Settlement, decode, encode_settlement,
 };
-use tally_log::{AppendError, AppendRefused, NewRecord, TraceParent};
+use tally_log::{AppendError, NewRecord, TraceParent, blocking};
 use tally_projector::{EventFate, Mailbox, Projector};
 use tokio::sync::oneshot::{Receiver, error::TryRecvError};
 
@@ -34,6 +33,8 @@ const LOOKED_AT: usize = 256;
 const ROOM: Duration = Duration::from_secs(30);
 /// Between two looks at what is waited for.
 const STEP: Duration = Duration::from_millis(2);
+/// Between two looks whether to stop, while the log is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a state that failed may take until it is opened again.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -381,37 +382,12 @@ impl Sender<'_> {
     /// Returns once all of it is in the log.
     fn append(&self, records: &[NewRecord]) -> Result<(), InspectError> {
         let until = Instant::now() + ROOM;
-        let (answer, answered) = sync_channel(1);
-        loop {
-            let answer = answer.clone();
-            let done = Box::new(move |results| {
-                // Nobody waits any more where this fails.
-                let _ = answer.send(results);
-            });
-            match self.projector.log().append(records.to_vec(), done) {
-                Ok(()) => break,
-                Err(AppendRefused::QueueFull { .. }) if Instant::now() < until => {
-                    self.go_on()?;
-                    std::thread::sleep(STEP);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        drop(answer);
-        loop {
-            match answered.recv_timeout(Duration::from_millis(100)) {
-                Ok(results) => {
-                    let results: Vec<Result<Offset, AppendError>> = results;
-                    let all: Result<Vec<Offset>, AppendError> = results.into_iter().collect();
-                    return Ok(all.map(drop)?);
-                }
-                Err(RecvTimeoutError::Timeout) => self.go_on()?,
-                Err(RecvTimeoutError::Disconnected) => {
-                    let why = "the log said nothing of it".to_owned();
-                    return Err(AppendError::FateUnknown(why).into());
-                }
-            }
-        }
+        let go_on = || self.go_on();
+        let log = self.projector.log().as_ref();
+        let answered = blocking::append_when_room(log, || records.to_vec(), until, go_on)?;
+        let results = blocking::results(&answered, LOOK_EVERY, go_on)?;
+        let all: Result<Vec<Offset>, AppendError> = results.into_iter().collect();
+        Ok(all.map(drop)?)
     }
 
     fn go_on(&self) -> Result<(), InspectError> {

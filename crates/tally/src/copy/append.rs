@@ -4,11 +4,12 @@
 //! taken, and the destination would not be the beginning of the source any more.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use tally_domain::{Offset, Partition};
-use tally_log::{AppendError, AppendRefused, Batch, BatchRecord, EventLog, NewRecord, TraceParent};
+use tally_domain::Partition;
+use tally_log::blocking::{self, AppendResults};
+use tally_log::{AppendError, Batch, BatchRecord, EventLog, NewRecord, TraceParent};
 
 use super::CopyError;
 
@@ -20,10 +21,6 @@ const BYTES: usize = 1 << 20;
 const ANSWER: Duration = Duration::from_secs(120);
 /// How long its queue may stay full although nothing of ours is in it.
 const ROOM: Duration = Duration::from_secs(30);
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(20);
-
-type Results = Vec<Result<Offset, AppendError>>;
 
 /// Appends records in their order.
 pub(super) struct Writer<'a> {
@@ -31,7 +28,7 @@ pub(super) struct Writer<'a> {
     gathered: Batch,
     traces: Vec<Option<TraceParent>>,
     /// The partitions of the chunk's records, and where its results come.
-    on_its_way: Option<(Vec<Partition>, Receiver<Results>)>,
+    on_its_way: Option<(Vec<Partition>, Receiver<AppendResults>)>,
     acknowledged: u64,
 }
 
@@ -83,24 +80,11 @@ impl<'a> Writer<'a> {
     fn send(&mut self) -> Result<(), CopyError> {
         self.wait()?;
         let until = Instant::now() + ROOM;
-        let (answer, answered) = sync_channel(1);
-        loop {
-            let answer = answer.clone();
-            let done = Box::new(move |results| {
-                // Nobody waits any more where this fails.
-                let _ = answer.send(results);
-            });
-            match self.log.append(self.records(), done) {
-                Ok(()) => break,
-                Err(AppendRefused::QueueFull { .. }) if Instant::now() < until => {
-                    std::thread::sleep(PAUSE);
-                }
-                Err(error) => {
-                    let copied = self.acknowledged;
-                    return Err(CopyError::Refused { copied, error });
-                }
-            }
-        }
+        let sent = blocking::append_when_room(self.log, || self.records(), until, || Ok(()));
+        let answered = sent.map_err(|error| CopyError::Refused {
+            copied: self.acknowledged,
+            error,
+        })?;
         let partitions = self.gathered.iter().map(|record| record.position.partition);
         self.on_its_way = Some((partitions.collect(), answered));
         self.gathered.clear();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tally_domain::{
     Event, EventTime, InteractionType, Resource, ResourceType, UserId, encode, partition,
 };
+use tally_log::AppendRefused;
 use tally_log::storage::RealStorage;
 use tally_projector::Options;
 
