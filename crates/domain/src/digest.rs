@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use crate::fold::FOLD_VERSION;
 use crate::remembered::RememberedKey;
+use crate::state::PartitionState;
 use crate::words::{Counters, Resource, Toggles};
 
 /// A sum of item hashes.
@@ -52,6 +53,22 @@ impl Digest {
         hasher.update(&sequence.to_le_bytes());
         hasher.update(&key.to_bytes());
         self.add(&hasher);
+    }
+
+    /// Of what a partition's state has in memory.
+    #[must_use]
+    pub fn of(state: &PartitionState) -> Self {
+        let mut digest = Self::default();
+        for (resource, counters) in state.counters() {
+            digest.add_counters(resource, &counters);
+        }
+        for (resource, user, toggles) in state.toggles() {
+            digest.add_toggles(resource, user.as_str(), toggles);
+        }
+        for (sequence, key) in state.keys().holding() {
+            digest.add_key(state.partition(), sequence, key);
+        }
+        digest
     }
 
     /// Adds all items of another digest.

@@ -14,8 +14,8 @@ use crate::contract::{
     ReadError,
 };
 
-/// The longest pause for the rate, so that a reader ends when it is woken.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// How long a read of the log takes at most, so that one that is woken or over ends.
+const STEP: Duration = Duration::from_millis(500);
 
 /// See the [module](self). Nothing is appended through it, and how far its readers are is told to
 /// nobody.
@@ -152,27 +152,26 @@ impl LimitedReader {
     /// Takes from what was read what may be shown, and moves on.
     fn take(&mut self, batch: &mut Batch) {
         let until = self.shared.until.lock().clone();
-        let at = self.inner.positions();
-        for next in &mut self.next {
-            let limit = Self::until(&until, *next);
-            let mine = |record: &crate::BatchRecord<'_>| {
-                let Position { partition, offset } = record.position;
-                partition == next.partition && offset >= next.offset && offset < limit
+        for record in self.read.iter() {
+            let Position { partition, offset } = record.position;
+            let shown = |next: &Position| {
+                next.partition == partition
+                    && offset >= next.offset
+                    && offset < Self::until(&until, *next)
             };
-            for record in self.read.iter().filter(mine) {
-                batch.push(
-                    record.position.partition,
-                    record.position.offset,
-                    record.append_time_millis,
-                    record.key,
-                    record.value,
-                );
+            if self.next.iter().any(shown) {
+                let time = record.append_time_millis;
+                batch.push(partition, offset, time, record.key, record.value);
             }
-            let read = at.iter().find(|at| at.partition == next.partition);
-            if let Some(read) = read {
-                self.ahead |= read.offset > limit;
-                next.offset = next.offset.max(read.offset.min(limit));
-            }
+        }
+        for read in self.inner.positions() {
+            let of = |next: &&mut Position| next.partition == read.partition;
+            let Some(next) = self.next.iter_mut().find(of) else {
+                continue;
+            };
+            let limit = Self::until(&until, *next);
+            self.ahead |= read.offset > limit;
+            next.offset = next.offset.max(read.offset.min(limit));
         }
     }
 
@@ -187,11 +186,11 @@ impl LimitedReader {
         let now = Instant::now();
         // What was not used is not saved up.
         *due = (*due).max(now) + Duration::from_nanos(nanos);
-        let pause = due.saturating_duration_since(now);
+        let pause_ends = *due;
         drop(due);
-        let until = now + pause;
-        while Instant::now() < until && !self.woken.load(Ordering::Acquire) {
-            std::thread::sleep(MAX_PAUSE.min(until.saturating_duration_since(Instant::now())));
+        let mut until = self.shared.until.lock();
+        while Instant::now() < pause_ends && !self.woken.load(Ordering::Acquire) {
+            self.shared.moved.wait_until(&mut until, pause_ends);
         }
     }
 }
@@ -209,7 +208,7 @@ impl LogReader for LimitedReader {
                 *self.wake_inner.lock() = self.inner.waker();
             }
             let left = deadline.map_or(wait, |at| at.saturating_duration_since(Instant::now()));
-            self.inner.next(&mut self.read, left.min(MAX_PAUSE))?;
+            self.inner.next(&mut self.read, left.min(STEP))?;
             self.take(batch);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline)
                 || self.woken.swap(false, Ordering::AcqRel)

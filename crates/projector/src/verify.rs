@@ -7,8 +7,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use tally_domain::{
-    Counters, NoBacking, Offset, Partition, PartitionState, Position, Resource, Rules, Toggles,
-    UserId,
+    Counters, Offset, Partition, PartitionState, Position, Resource, Rules, Toggles, UserId,
 };
 use tally_log::{Batch, EventLog, ReadError};
 
@@ -89,7 +88,7 @@ pub fn fold_partition(
         let mut records = 0;
         let below = |record: &tally_log::BatchRecord<'_>| record.position.offset < until;
         for record in batch.iter().filter(below) {
-            let Ok(_) = state.apply(record.record(), &NoBacking);
+            state.apply_in_memory(record.record());
             records += 1;
         }
         if !folded(records) {

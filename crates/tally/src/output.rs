@@ -28,6 +28,12 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
+/// Writes one line of text for a person, to standard error.
+pub(crate) fn note(text: &str) {
+    // If standard error is gone, there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Writes one line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(Failure::of)?;

@@ -1,11 +1,12 @@
 //! How far long work is: a bar on a terminal, else a line now and then; on standard error.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, with_causes};
+use crate::output;
 
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Progress {
         } else {
             self.bar = ProgressBar::hidden();
             self.bar.set_length(total);
-            Self::line(&self.position());
+            output::note(&self.position());
         }
     }
 
@@ -57,14 +58,14 @@ impl Progress {
 
     fn tell(&mut self) {
         if !self.terminal && self.said.elapsed() >= LINE_EVERY {
-            Self::line(&self.position());
+            output::note(&self.position());
             self.said = Instant::now();
         }
     }
 
     /// Says something in between.
     pub(crate) fn note(&self, text: &str) {
-        self.bar.suspend(|| Self::line(text));
+        self.bar.suspend(|| output::note(text));
     }
 
     /// The end of all steps.
@@ -76,11 +77,6 @@ impl Progress {
     pub(crate) fn failed(&self, error: impl std::error::Error) -> Failure {
         self.bar.abandon();
         Failure::run(with_causes(&error))
-    }
-
-    fn line(text: &str) {
-        // If standard error is gone, there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "{text}");
     }
 
     fn position(&self) -> String {

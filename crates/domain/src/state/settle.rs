@@ -1,6 +1,6 @@
 //! What becomes of dead letters: kept, and later replayed or dropped.
 
-use super::{Applied, Backing, PartitionState, Record};
+use super::{Applied, Backing, NoBacking, PartitionState, Record};
 use crate::codec::{Entry, decode_entry};
 use crate::dead_letter::{
     DeadLetter, DeadLetterReason, LetterCounts, LetterFate, SettleAction, Settlement,
@@ -41,9 +41,20 @@ impl PartitionState {
         self.letters.has_moved(origin)
     }
 
+    /// Applies one record, for who has all of the state in memory and never writes it down.
+    pub fn apply_in_memory(&mut self, record: Record<'_>) -> Applied {
+        /// How many changes are noted before they are forgotten.
+        const NOTED: usize = 100_000;
+        let Ok(applied) = self.apply(record, &NoBacking);
+        if self.changed() > NOTED {
+            self.forget_changes();
+        }
+        applied
+    }
+
     /// Forgets which values changed, for who never writes them down. Dead letters stay: their replay
     /// is still to come.
-    pub fn forget_changes(&mut self) {
+    fn forget_changes(&mut self) {
         let letters = std::mem::take(&mut self.letters);
         self.take_changes();
         self.letters = letters;

@@ -1,6 +1,6 @@
 //! One partition's state, whole, for whoever compares it with a fold of the log.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 use tally_domain::{
@@ -54,7 +54,17 @@ pub fn partition_cat(dump: &PartitionDump, out: &mut dyn Write) -> Result<(), In
         dead_letters: dump.dead_letters,
     };
     write_line(out, &head)?;
-    for (Resource { kind, id }, counters) in &dump.counters {
+    write_counters(&dump.counters, out)?;
+    write_toggles(&dump.toggles, out)?;
+    Ok(out.flush()?)
+}
+
+/// Writes a line for each resource.
+pub(super) fn write_counters(
+    counters: &[(Resource, Counters)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for (Resource { kind, id }, counters) in counters {
         let line = CountersLine {
             resource_type: *kind,
             resource_id: *id,
@@ -62,7 +72,15 @@ pub fn partition_cat(dump: &PartitionDump, out: &mut dyn Write) -> Result<(), In
         };
         write_line(out, &line)?;
     }
-    for (Resource { kind, id }, user, set) in &dump.toggles {
+    Ok(())
+}
+
+/// Writes a line for each user with something set.
+pub(super) fn write_toggles(
+    toggles: &[(Resource, UserId, Toggles)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for (Resource { kind, id }, user, set) in toggles {
         let line = TogglesLine {
             user: user.clone(),
             resource_type: *kind,
@@ -72,7 +90,7 @@ pub fn partition_cat(dump: &PartitionDump, out: &mut dyn Write) -> Result<(), In
         };
         write_line(out, &line)?;
     }
-    Ok(out.flush()?)
+    Ok(())
 }
 
 /// Why lines are not a partition's state.

@@ -4,12 +4,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use serde::Serialize;
-use tally_domain::{
-    Counters, Digest, FOLD_VERSION, LogId, Offset, Resource, ResourceId, ResourceType,
-};
+use tally_domain::{Digest, FOLD_VERSION, LogId, Offset};
 use tally_log::EventLog;
-use tally_projector::{Projector, StateDump, StateSummary};
+use tally_projector::{Projector, StateDump, StateError, StateSummary};
 
+use super::partition::{write_counters, write_toggles};
 use super::{InspectError, write_line};
 
 /// A copy of the state that includes everything the log holds now.
@@ -17,14 +16,7 @@ use super::{InspectError, write_line};
 /// # Errors
 /// [`InspectError::Behind`] where the fold has stopped.
 pub fn dump(projector: &Projector, stop: &dyn Fn() -> bool) -> Result<StateDump, InspectError> {
-    loop {
-        let head = catch_up(projector, stop)?;
-        let dump = projector.dump()?;
-        // It may have been opened again in between, and be behind once more.
-        if includes(&dump.positions, &head) {
-            return Ok(dump);
-        }
-    }
+    caught_up(projector, stop, Projector::dump, |dump| &dump.positions)
 }
 
 /// The state in a few numbers, everything included that the log holds now.
@@ -35,11 +27,24 @@ pub fn summary(
     projector: &Projector,
     stop: &dyn Fn() -> bool,
 ) -> Result<StateSummary, InspectError> {
+    caught_up(projector, stop, Projector::summary, |summary| {
+        &summary.positions
+    })
+}
+
+/// What is taken of a state that has caught up. It may have been opened again in between, and be
+/// behind once more: then it is taken once more.
+fn caught_up<T>(
+    projector: &Projector,
+    stop: &dyn Fn() -> bool,
+    take: impl Fn(&Projector) -> Result<T, StateError>,
+    positions: impl Fn(&T) -> &[Offset],
+) -> Result<T, InspectError> {
     loop {
         let head = catch_up(projector, stop)?;
-        let summary = projector.summary()?;
-        if includes(&summary.positions, &head) {
-            return Ok(summary);
+        let taken = take(projector)?;
+        if includes(positions(&taken), &head) {
+            return Ok(taken);
         }
     }
 }
@@ -95,22 +100,6 @@ impl<T: std::fmt::Display> Serialize for Text<T> {
     }
 }
 
-#[derive(Serialize)]
-struct CountersLine {
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-    counters: Counters,
-}
-
-#[derive(Serialize)]
-struct TogglesLine<'a> {
-    user: &'a str,
-    resource_type: ResourceType,
-    resource_id: ResourceId,
-    liked: bool,
-    bookmarked: bool,
-}
-
 /// Writes the state: a first line with positions and digest, then a line for each resource that
 /// has events, or for each user with something set.
 ///
@@ -123,28 +112,9 @@ pub fn state_cat(dump: &StateDump, toggles: bool, out: &mut dyn Write) -> Result
     };
     write_line(out, &StateLine { state: head })?;
     if toggles {
-        for (Resource { kind, id }, user, set) in &dump.toggles {
-            let line = TogglesLine {
-                user: user.as_str(),
-                resource_type: *kind,
-                resource_id: *id,
-                liked: set.liked,
-                bookmarked: set.bookmarked,
-            };
-            write_line(out, &line)?;
-        }
+        write_toggles(&dump.toggles, out)?;
     } else {
-        for (Resource { kind, id }, counters) in &dump.counters {
-            let (resource_type, resource_id) = (*kind, *id);
-            write_line(
-                out,
-                &CountersLine {
-                    resource_type,
-                    resource_id,
-                    counters: *counters,
-                },
-            )?;
-        }
+        write_counters(&dump.counters, out)?;
     }
     Ok(out.flush()?)
 }

@@ -63,7 +63,7 @@ fn bad_request(error: impl std::fmt::Display + std::fmt::Debug + 'static) -> act
 }
 
 /// The answer while not everything is open yet.
-fn starting(management: &Management) -> Option<HttpResponse> {
+pub(super) fn starting(management: &Management) -> Option<HttpResponse> {
     if management.parts.get().is_some() {
         return None;
     }

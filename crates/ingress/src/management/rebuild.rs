@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tally_projector::error::with_causes;
 use tally_projector::swap::Incoming;
 
-use super::{Detail, Management, health};
+use super::{Detail, Management, admin, health};
 
 /// A rebuild that has said nothing for so long is taken for ended.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
@@ -112,6 +112,9 @@ pub struct Swap {
 
 /// Puts a state that is ready in the place of the one that serves.
 pub(super) async fn swap(management: web::Data<Management>, swap: web::Json<Swap>) -> HttpResponse {
+    if let Some(answer) = admin::starting(&management) {
+        return answer;
+    }
     let incoming = swap.incoming;
     let swapped = web::block(move || {
         let parts = management.parts.get()?;
@@ -128,7 +131,7 @@ pub(super) async fn swap(management: web::Data<Management>, swap: web::Json<Swap
             let why = with_causes(&error);
             HttpResponse::Conflict().json(Detail::new(format!("{becomes}: {why}")))
         }
-        Ok(None) => health::failed("the server is starting"),
+        Ok(None) => health::failed("the parts are gone"),
         Err(error) => health::failed(&error.to_string()),
     }
 }

@@ -2,7 +2,6 @@
 //! steps a crash or an error hits.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tally_log::simulation::{Op, SimDisk};
 use tally_log::storage::Storage as _;
@@ -45,10 +44,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let disk = FaultyDisk::default();
-        let opening = Opening {
-            storage: Arc::new(disk.clone()),
-            ..Opening::default()
-        };
+        let opening = Opening::on(&disk);
         Self {
             log: MemoryLog::new(),
             dir: tempfile::tempdir().unwrap(),
@@ -188,10 +184,7 @@ fn a_crash_while_recovering() {
         let crashed = tempfile::tempdir().unwrap();
         photograph(&renamed, crashed.path());
         let disk = FaultyDisk::default();
-        let opening = Opening {
-            storage: Arc::new(disk.clone()),
-            ..Opening::default()
-        };
+        let opening = Opening::on(&disk);
         disk.watch(Some(step));
         let error = refusal(opening.try_open(&scene.log, crashed.path()));
         assert_eq!(disk.steps(), STEPS[RENAMED..=RENAMED + step]);

@@ -2,7 +2,6 @@
 //! refusal, never a wrong number.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tally_domain::{InteractionType, Resource};
 use tally_projector::redo::Redo;
@@ -235,10 +234,7 @@ fn a_store_that_lost_its_end_after_a_failed_checkpoint_is_not_believed() {
     for step in 0..STEPS {
         let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
         let disk = FaultyDisk::default();
-        let opening = Opening {
-            storage: Arc::new(disk.clone()),
-            ..Opening::default()
-        };
+        let opening = Opening::on(&disk);
         let projector = opening.open(&log, dir.path());
         log.add_all(&history(0, EVENTS / 2));
         catch_up(&projector);

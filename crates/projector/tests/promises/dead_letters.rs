@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tally_domain::{DeadLetter, DeadLetterReason, Event, EventTime, InteractionType, Position};
@@ -165,10 +164,7 @@ fn paged(projector: &Projector, partition: u32, at_most: usize) -> Vec<DeadLette
 fn dead_letters_are_read_wherever_they_are() {
     let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let disk = FaultyDisk::default();
-    let opening = Opening {
-        storage: Arc::new(disk.clone()),
-        ..Opening::default()
-    };
+    let opening = Opening::on(&disk);
     let projector = opening.open(&log, dir.path());
     let mut expected = Vec::new();
     let mut add = |many: u8| {

@@ -8,10 +8,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tally_domain::{Event, InteractionType, Outcome};
 use tally_projector::{EventFate, Options, Projector};
+use tokio::sync::oneshot;
 
 use crate::common::{
-    FaultyDisk, FaultyStore, LIMIT, MemoryLog, Opening, PARTITIONS, catch_up, event, eventually,
-    folded, history, options, resource, user, verdicts, wait, waiter,
+    FaultyDisk, FaultyStore, LIMIT, MemoryLog, Opening, PARTITIONS, ReadTrap, catch_up, event,
+    eventually, folded, history, options, resource, user, verdicts, wait, waiter,
 };
 
 #[derive(Debug, Clone)]
@@ -213,10 +214,7 @@ fn many_remembered_keys_leave_values_their_room() {
 fn what_could_not_be_written_counts_by_values() {
     let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
     let disk = FaultyDisk::default();
-    let opening = Opening {
-        storage: Arc::new(disk.clone()),
-        ..Opening::default()
-    };
+    let opening = Opening::on(&disk);
     let projector = opening.open(&log, dir.path());
     let keyed = |key| event(1, 15, InteractionType::View, Some(key));
     log.add_all(&(0..1_000).map(keyed).collect::<Vec<_>>());
@@ -302,6 +300,13 @@ fn cold_views(hot: &Event, many: usize) -> Vec<Event> {
     views.take(many).collect()
 }
 
+/// Somebody has a verdict while a read of the store is held up.
+fn is_told_before(trap: &ReadTrap, told: oneshot::Receiver<EventFate>) {
+    trap.caught();
+    assert!(matches!(wait(told), Ok(EventFate::Folded(_))));
+    trap.release();
+}
+
 /// Protects: an event that is decided is answered at once, also where so much waits for the store that
 /// the worker has to wait as well.
 #[test]
@@ -323,9 +328,7 @@ fn what_is_decided_is_told_before_the_store_is_waited_for() {
     let told = waiter(&projector, &again);
     events.push(again);
     log.add_all(&events);
-    trap.caught();
-    assert!(matches!(wait(told), Ok(EventFate::Folded(_))));
-    trap.release();
+    is_told_before(&trap, told);
     catch_up(&projector);
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }
@@ -340,9 +343,7 @@ fn a_long_backlog_is_loaded_in_portions() {
     let trap = store.trap_read_at(2_200);
     let told = waiter(&projector, &events[0]);
     log.add_all(&events);
-    trap.caught();
-    assert!(matches!(wait(told), Ok(EventFate::Folded(_))));
-    trap.release();
+    is_told_before(&trap, told);
     catch_up(&projector);
     assert_eq!(projector.dump().unwrap(), folded(&log));
 }

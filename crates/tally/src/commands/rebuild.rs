@@ -348,7 +348,8 @@ impl Rebuild {
                     "the server's own fold does not get to where the log was: see its /readyz",
                 ));
             }
-            std::thread::sleep(LOOK_EVERY);
+            // Each try is a whole partition.
+            std::thread::sleep(TELL_EVERY);
         }
     }
 

@@ -145,7 +145,7 @@ fn letters(many: u64) -> String {
 fn confirm(action: SettleAction, many: u64, yes: bool) -> Result<(), Failure> {
     let (letters, what) = (letters(many), action.as_str());
     if yes {
-        say(&format!("{letters} to {what}"));
+        output::note(&format!("{letters} to {what}"));
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -175,7 +175,7 @@ fn conclude(settled: &Settled) -> Result<(), Failure> {
         gone,
     } = *settled;
     let of = letters(dead_letters);
-    say(&match action {
+    output::note(&match action {
         SettleAction::Replay => {
             format!("Of {of}: {folded} folded, {still} still can't be folded, {gone} gone")
         }
@@ -188,11 +188,6 @@ fn conclude(settled: &Settled) -> Result<(), Failure> {
         "{} can't be folded and stayed: `tally dead-letters list` has the reasons; upgrade for unknown_version, wait for future_time, drop what is of no use",
         letters(still)
     )))
-}
-
-fn say(text: &str) {
-    // If standard error is gone, there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A line that is for the command too.

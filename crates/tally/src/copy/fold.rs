@@ -2,14 +2,10 @@
 
 use std::collections::HashMap;
 
-use tally_domain::state::NoBacking;
-use tally_domain::{Applied, Digest, Offset, Partition, PartitionState, Position, Rules, Toggles};
+use tally_domain::{Applied, Digest, Offset, Partition, PartitionState, Position, Rules};
 use tally_log::BatchRecord;
 
 use super::Instead;
-
-/// How many changes are noted before they are dropped: nobody writes them down.
-const NOTED: usize = 100_000;
 
 /// The state of all partitions.
 pub(super) struct Fold {
@@ -37,29 +33,14 @@ impl Fold {
     pub(super) fn apply(&mut self, record: BatchRecord<'_>) -> Option<Applied> {
         let place = usize::try_from(record.position.partition).ok()?;
         let state = self.states.get_mut(place)?;
-        let Ok(applied) = state.apply(record.record(), &NoBacking);
-        if state.changed() > NOTED {
-            state.forget_changes();
-        }
-        Some(applied)
+        Some(state.apply_in_memory(record.record()))
     }
 
     /// The digest of everything, as the projector counts it.
     pub(super) fn digest(&self) -> Digest {
         let mut digest = Digest::default();
         for state in &self.states {
-            for (resource, counters) in state.counters() {
-                digest.add_counters(resource, &counters);
-            }
-            let set = state
-                .toggles()
-                .filter(|(_, _, toggles)| *toggles != Toggles::NONE);
-            for (resource, user, toggles) in set {
-                digest.add_toggles(resource, user.as_str(), toggles);
-            }
-            for (sequence, key) in state.keys().holding() {
-                digest.add_key(state.partition(), sequence, key);
-            }
+            digest.add_digest(Digest::of(state));
         }
         digest
     }

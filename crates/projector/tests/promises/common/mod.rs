@@ -21,7 +21,7 @@ use tally_projector::store::Store;
 use tally_projector::{EventFate, Mailbox, OpenError, Options, Projector, StoreError};
 use tokio::sync::oneshot;
 
-pub(crate) use self::faults::{FaultyDisk, FaultyStore, photograph};
+pub(crate) use self::faults::{FaultyDisk, FaultyStore, ReadTrap, photograph};
 pub(crate) use self::log::{Appends, MemoryLog, NOW, PARTITIONS};
 pub(crate) use self::reference::{folded, folded_below, settled, verdicts};
 
@@ -59,6 +59,14 @@ impl Opening {
     pub(crate) fn with(options: Options) -> Self {
         Self {
             options,
+            ..Self::default()
+        }
+    }
+
+    /// On a disk that a test can break.
+    pub(crate) fn on(disk: &FaultyDisk) -> Self {
+        Self {
+            storage: Arc::new(disk.clone()),
             ..Self::default()
         }
     }
