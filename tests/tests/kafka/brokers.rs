@@ -1,6 +1,9 @@
 //! Brokers that die, freeze, and come back. Nothing that was acknowledged is missing, and the
 //! service is ready again by itself.
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use tally_tests::fold::{Folded, assert_state_is_fold_of_log};
 use tally_tests::kafka::{Kafka, topic};
 use tally_tests::load::Load;
@@ -133,6 +136,53 @@ fn a_frozen_broker_is_a_503_and_no_end() {
     load.answers(100);
     check(&folder, &mut server, load);
     assert_shared_once(&folder, key);
+}
+
+/// Protects against records that a producer sends twice: what a broker may have, and has not
+/// acknowledged, is never sent again under another identity, whatever else ran out of time.
+#[test]
+fn what_a_broker_may_have_is_never_sent_again() {
+    let kafka = Kafka::start(1);
+    // Requests are given up before their records are.
+    let folder = kafka
+        .folder()
+        .with("TALLY__KAFKA__PROPERTIES__SOCKET__TIMEOUT__MS", "4000")
+        .with("TALLY__KAFKA__DELIVERY_TIMEOUT", "9s");
+    let mut server = folder.start();
+    assert_eq!(server.interact("quest", 42, "view").status, 200);
+    kafka.freeze(1);
+    let (api, (told, answers)) = (server.api(), mpsc::channel());
+    let shares = (0..5).map(|number| {
+        let told = told.clone();
+        // One after the other, so that they don't run out of time together.
+        let early = answers.recv_timeout(Duration::from_millis(600));
+        assert!(early.is_err(), "nothing is answered yet: {early:?}");
+        let (kind, id) = [("ai_note", 15), ("ai_expert", 7), ("quest", 42)][number % 3];
+        std::thread::spawn(move || {
+            let share = interaction_request(kind, id, "share");
+            told.send(share.send(api).status).unwrap_or_default();
+        })
+    });
+    let shares: Vec<_> = shares.collect();
+    // The first have run out of time, and others have been tried.
+    wait::until("a record of unknown fate", || {
+        let of = ["kind=\"fate_unknown\""];
+        (server.metrics().sum("tally_log_errors_total", &of) > 0.0).then_some(())
+    });
+    kafka.thaw(1);
+    for share in shares {
+        share.join().expect("a client");
+    }
+    server.wait_until_ready();
+    assert_eq!(server.interact("quest", 42, "view").status, 200);
+    server.wait_until_quiet();
+    let folded = assert_state_is_fold_of_log(&folder);
+    let doubled: Vec<_> = folded
+        .records_of_event
+        .iter()
+        .filter(|(_, records)| **records > 1)
+        .collect();
+    assert!(doubled.is_empty(), "{doubled:?}");
 }
 
 /// Protects a start: a cluster that is not there yet is waited for, or its absence is said.

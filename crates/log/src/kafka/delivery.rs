@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use rdkafka::producer::ProducerContext;
 use rdkafka::statistics::Statistics;
 use tally_domain::Offset;
 
+use super::ages::Age;
 use super::client::Context;
 use super::native::{Persisted, persisted};
 use super::producer::Shared;
@@ -22,8 +23,9 @@ use crate::contract::{AppendDone, AppendError};
 /// One append on its way.
 pub(super) struct Append {
     shared: Arc<Shared>,
-    /// Its bytes in the queue.
+    /// Its bytes in the queue, and when it came there.
     pub(super) cost: usize,
+    pub(super) age: Age,
     pub(super) began: Instant,
     left: AtomicU64,
     /// `None` until something was said.
@@ -42,12 +44,31 @@ pub(super) struct Delivery {
     context: Context,
     /// By partition: the offset after the last that was acknowledged.
     next: Vec<AtomicU64>,
+    /// Whether what it has is given up because a record ran out of time.
+    overdue: AtomicBool,
+    /// Whether a record of it was acknowledged.
+    delivered: AtomicBool,
 }
 
 impl Delivery {
     pub(super) fn new(context: Context, partitions: u32) -> Self {
         let next = (0..partitions).map(|_| AtomicU64::new(0)).collect();
-        Self { context, next }
+        Self {
+            context,
+            next,
+            overdue: AtomicBool::new(false),
+            delivered: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on, what this producer gives up has run out of time.
+    pub(super) fn is_overdue(&self) {
+        self.overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a record of this producer was acknowledged.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.delivered.load(Ordering::Relaxed)
     }
 }
 
@@ -73,21 +94,39 @@ impl ProducerContext for Delivery {
         let result = match result {
             Ok(message) => {
                 shared.health().delivered();
+                self.delivered.store(true, Ordering::Relaxed);
                 self.acknowledged(shared, message.partition(), message.offset())
             }
             Err((error, message)) => {
-                let error = not_acknowledged(error, persisted(message));
+                let error = self.not_acknowledged(error, persisted(message));
                 shared.failed(&error);
                 Err(error)
             }
         };
-        if slot.append.is_last(slot.place, result) {
-            slot.append.tell();
+        let failed = result.is_err();
+        let Slot { append, place } = *slot;
+        if append.is_last(place, result) {
+            if failed {
+                let shared = Arc::clone(&append.shared);
+                shared.tell_later(append);
+            } else {
+                append.tell();
+            }
         }
     }
 }
 
 impl Delivery {
+    fn not_acknowledged(&self, error: &KafkaError, persisted: Persisted) -> AppendError {
+        let given_up = error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue);
+        if given_up && persisted == Persisted::No && self.overdue.load(Ordering::Relaxed) {
+            return AppendError::TimedOut(
+                "no broker took it within kafka.delivery_timeout".to_owned(),
+            );
+        }
+        not_acknowledged(error, persisted)
+    }
+
     /// The offset of an acknowledged record, where it can be believed.
     fn acknowledged(
         &self,
@@ -124,9 +163,7 @@ pub(super) fn not_acknowledged(error: &KafkaError, persisted: Persisted) -> Appe
     if persisted == Persisted::Perhaps {
         return AppendError::FateUnknown(why);
     }
-    if code == RDKafkaErrorCode::MessageTimedOut {
-        AppendError::TimedOut("no broker took it within kafka.delivery_timeout".to_owned())
-    } else if [
+    if [
         RDKafkaErrorCode::TopicAuthorizationFailed,
         RDKafkaErrorCode::ClusterAuthorizationFailed,
     ]
@@ -141,10 +178,16 @@ pub(super) fn not_acknowledged(error: &KafkaError, persisted: Persisted) -> Appe
 }
 
 impl Append {
-    pub(super) fn new(shared: &Arc<Shared>, records: usize, cost: usize, done: AppendDone) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        records: usize,
+        (cost, age): (usize, Age),
+        done: AppendDone,
+    ) -> Self {
         Self {
             shared: Arc::clone(shared),
             cost,
+            age,
             began: Instant::now(),
             left: AtomicU64::new(u64::try_from(records).unwrap_or(u64::MAX)),
             results: Mutex::new((0..records).map(|_| None).collect()),

@@ -110,7 +110,7 @@ impl KafkaMetrics {
             )?,
             renewed: declare.counter(
                 "tally_kafka_producers_renewed_total",
-                "Producers replaced after an error that a producer can't recover from.",
+                "Producers replaced: after an error, or with a record that took too long.",
                 &["log"],
             )?,
         })

@@ -17,13 +17,14 @@
 //! - [`properties`]: librdkafka's own settings, and those that would break a promise
 //! - [`topics`]: what our topics must be like; making, describing and checking them
 //! - `log`: the log itself, put together of
-//!   - `producer`: appends on their way; `delivery`: what becomes of them
+//!   - `producer`: appends on their way; `delivery`: what becomes of them; `ages`: their deadline
 //!   - `reader`: batches, on a thread of their own
 //!   - `control`: what is asked: ends, the topic's id; and the offsets that others see
 //!   - `health`: whether log and threads work
 //! - `client`, `native`: librdkafka's clients as we set them up; what the safe wrapper lacks
 //! - `metrics`: what Prometheus sees of the clients
 
+mod ages;
 mod client;
 mod control;
 mod delivery;

@@ -2,6 +2,12 @@
 //!
 //! One thread polls a producer; delivery reports are handled and callbacks are called there. Our
 //! own bound on what waits is met before librdkafka's, so an append is refused whole or taken whole.
+//!
+//! The deadline is ours too. A broker tells a record that comes twice by the producer's identity and
+//! the record's number. When a record runs out of time in librdkafka, that numbers what is left
+//! anew under another identity, and sends it: also what a broker has already and only could not
+//! acknowledge, on whatever partition. So a producer whose oldest append is overdue, or that fails in
+//! any way, is given up with all it has, and sends nothing any more; another takes its place.
 
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -14,6 +20,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use tally_domain::{Offset, Partition};
 
+use super::ages::{Age, Ages};
 use super::client::{self, Context};
 use super::delivery::{Append, Delivery, Slot, not_acknowledged};
 use super::health::{Health, Pulse};
@@ -29,6 +36,9 @@ use crate::metrics::OneLog;
 const POLL: Duration = Duration::from_millis(50);
 /// What an append costs in memory besides its records' bytes, about.
 const RECORD_OVERHEAD: usize = 256;
+/// Between a producer that was lost before anything was acknowledged and the next; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the drop of a log waits until everybody was told.
 const DROP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -49,15 +59,34 @@ pub(super) struct Shared {
     queue: Mutex<Queue>,
     drained: Condvar,
     /// The one that appends go to; another after an error that it can't recover from.
-    current: RwLock<Arc<BaseProducer<Delivery>>>,
+    current: RwLock<Arc<Client>>,
     /// Appends that are done, to be told on a thread of ours.
     untold: Mutex<Vec<Arc<Append>>>,
     /// The threads that call back.
     pollers: Mutex<Vec<ThreadId>>,
 }
 
+/// One of librdkafka's producers.
+struct Client {
+    number: u64,
+    producer: BaseProducer<Delivery>,
+    made: Instant,
+    /// How many before it were lost without a record that was acknowledged.
+    fruitless: u32,
+}
+
+impl Client {
+    /// Whether it may be replaced already, so that a cluster that ends them all does not have to
+    /// take new ones without a pause.
+    fn may_be_replaced(&self) -> bool {
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.fruitless));
+        self.fruitless == 0 || self.made.elapsed() >= pause.min(LONGEST_PAUSE)
+    }
+}
+
 #[derive(Default)]
 struct Queue {
+    ages: Ages,
     bytes: usize,
     records: usize,
     appends: usize,
@@ -112,6 +141,7 @@ impl Shared {
         let mut queue = self.queue.lock();
         queue.bytes = queue.bytes.saturating_sub(append.cost);
         queue.records = queue.records.saturating_sub(results.len());
+        queue.ages.end(append.age);
         queue.waiting_since = (queue.records > 0).then(Instant::now);
         self.metrics
             .queue_bytes
@@ -123,6 +153,11 @@ impl Shared {
         }
     }
 
+    /// An append failed; its callback is called when its producer was looked after.
+    pub(super) fn tell_later(&self, append: Arc<Append>) {
+        self.untold.lock().push(append);
+    }
+
     /// An append's callback has returned.
     pub(super) fn told(&self) {
         let mut queue = self.queue.lock();
@@ -132,7 +167,7 @@ impl Shared {
         }
     }
 
-    fn admit(&self, records: usize, cost: usize) -> Result<(), AppendRefused> {
+    fn admit(&self, client: u64, records: usize, cost: usize) -> Result<Age, AppendRefused> {
         let mut queue = self.queue.lock();
         if let Some(why) = &queue.closed {
             return Err(AppendRefused::Closed(why.clone()));
@@ -151,8 +186,9 @@ impl Shared {
         queue.bytes = bytes;
         queue.records = many;
         queue.appends += 1;
-        queue.waiting_since.get_or_insert_with(Instant::now);
-        Ok(())
+        let now = Instant::now();
+        queue.waiting_since.get_or_insert(now);
+        Ok(queue.ages.begin(client, now))
     }
 
     fn send(&self, client: &BaseProducer<Delivery>, record: &NewRecord, slot: Slot) {
@@ -180,12 +216,12 @@ impl Shared {
         let Slot { append, place } = *message.delivery_opaque;
         if append.is_last(place, Err(error)) {
             // Never on the thread that appends.
-            self.untold.lock().push(append);
+            self.tell_later(append);
         }
     }
 
     /// Makes a producer and the thread that polls it.
-    fn start(self: &Arc<Self>, client: Arc<BaseProducer<Delivery>>) -> std::io::Result<()> {
+    fn start(self: &Arc<Self>, client: Arc<Client>) -> std::io::Result<()> {
         let thread = format!("{}-producer", self.name);
         let pulse = self.health.watchdog.watch(&thread);
         let shared = Arc::clone(self);
@@ -195,31 +231,34 @@ impl Shared {
             .map(drop)
     }
 
-    fn poll(self: Arc<Self>, client: Arc<BaseProducer<Delivery>>, pulse: &Pulse) {
+    fn poll(self: Arc<Self>, client: Arc<Client>, pulse: &Pulse) {
         self.pollers.lock().push(thread::current().id());
-        let mut purged = false;
         loop {
             pulse.beat();
-            client.poll(POLL);
+            client.producer.poll(POLL);
+            let (abandoned, ended, overdue) = {
+                let queue = self.queue.lock();
+                let oldest = queue.ages.oldest(client.number);
+                let overdue =
+                    oldest.is_some_and(|began| began.elapsed() >= self.options.delivery_timeout);
+                (queue.abandoned, queue.ended, overdue)
+            };
+            if !ended && self.is_current(&client) {
+                self.look_after(&client, overdue);
+            }
+            let current = self.is_current(&client);
+            if abandoned || !current {
+                // Again and again: what was on its way to a broker may come back from there.
+                client.producer.purge(PurgeConfig::default().queue());
+            }
+            if abandoned || overdue {
+                client.producer.purge(PurgeConfig::default().inflight());
+            }
+            // Who is told of a failure finds another producer where this one is lost.
             for append in std::mem::take(&mut *self.untold.lock()) {
                 append.tell();
             }
-            let (abandoned, ended) = {
-                let queue = self.queue.lock();
-                (queue.abandoned, queue.ended)
-            };
-            if abandoned && !std::mem::replace(&mut purged, true) {
-                client.purge(PurgeConfig::default().queue().inflight());
-            }
-            let current = Arc::ptr_eq(&client, &self.current.read());
-            if current
-                && !ended
-                && let Some((code, why)) = client.client().fatal_error()
-            {
-                tracing::error!(log = self.name, %code, why, "the producer is lost");
-                self.renew();
-            }
-            let idle = client.in_flight_count() == 0 && self.untold.lock().is_empty();
+            let idle = client.producer.in_flight_count() == 0 && self.untold.lock().is_empty();
             if idle && (ended || !current) {
                 break;
             }
@@ -228,13 +267,46 @@ impl Shared {
         self.pollers.lock().retain(|poller| *poller != own);
     }
 
+    fn is_current(&self, client: &Arc<Client>) -> bool {
+        Arc::ptr_eq(client, &self.current.read())
+    }
+
+    /// Replaces a producer that can't go on, or must not.
+    fn look_after(self: &Arc<Self>, client: &Client, overdue: bool) {
+        if !client.may_be_replaced() {
+            return;
+        }
+        if let Some((code, why)) = client.producer.client().fatal_error() {
+            tracing::error!(log = self.name, %code, why, "the producer is lost");
+        } else if overdue {
+            tracing::warn!(
+                log = self.name,
+                "no broker took a record within kafka.delivery_timeout: all that wait are given up"
+            );
+            client.producer.context().is_overdue();
+        } else {
+            return;
+        }
+        self.renew(client);
+    }
+
     /// Puts a new producer into the place of one that is lost. What the old one has comes back from
     /// it.
-    fn renew(self: &Arc<Self>) {
+    fn renew(self: &Arc<Self>, lost: &Client) {
         let made = make_client(&self.options, &self.topic, &self.name, &self.kafka);
         match made {
-            Ok(client) => {
-                let client = Arc::new(client);
+            Ok(producer) => {
+                let fruitless = if lost.producer.context().has_delivered() {
+                    0
+                } else {
+                    lost.fruitless.saturating_add(1)
+                };
+                let client = Arc::new(Client {
+                    number: lost.number + 1,
+                    producer,
+                    made: Instant::now(),
+                    fruitless,
+                });
                 if let Err(error) = self.start(Arc::clone(&client)) {
                     tracing::error!(%error, "the new producer's thread can't be started");
                     return;
@@ -269,7 +341,13 @@ impl Producer {
         kafka: &KafkaMetrics,
         health: Arc<Health>,
     ) -> Result<Self, OpenError> {
-        let client = Arc::new(make_client(options, topic, name, kafka)?);
+        let producer = make_client(options, topic, name, kafka)?;
+        let client = Arc::new(Client {
+            number: 0,
+            producer,
+            made: Instant::now(),
+            fruitless: 0,
+        });
         let shared = Arc::new(Shared {
             topic: topic.clone(),
             name: name.to_owned(),
@@ -304,16 +382,17 @@ impl Producer {
             return Err(refused);
         }
         let cost = bytes.saturating_add(records.len() * RECORD_OVERHEAD);
-        shared.admit(records.len(), cost)?;
-        let append = Arc::new(Append::new(shared, records.len(), cost, done));
+        // Held until all is sent: a producer that was replaced gets nothing more.
+        let client = shared.current.read();
+        let age = shared.admit(client.number, records.len(), cost)?;
+        let append = Arc::new(Append::new(shared, records.len(), (cost, age), done));
         if records.is_empty() {
             shared.untold.lock().push(append);
             return Ok(());
         }
-        let client = shared.current.read();
         for (place, record) in records.iter().enumerate() {
             let append = Arc::clone(&append);
-            shared.send(&client, record, Slot { append, place });
+            shared.send(&client.producer, record, Slot { append, place });
         }
         Ok(())
     }
@@ -321,7 +400,7 @@ impl Producer {
     /// What librdkafka does where a producer can't go on.
     #[cfg(test)]
     pub(super) fn break_it(&self, why: &std::ffi::CStr) {
-        super::native::break_producer(self.shared.current.read().client(), why);
+        super::native::break_producer(self.shared.current.read().producer.client(), why);
     }
 
     pub(super) fn stalled_for(&self) -> Option<Duration> {
