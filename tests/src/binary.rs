@@ -15,6 +15,26 @@ pub fn workspace() -> &'static Path {
 /// When the test does not run from a target folder.
 #[must_use]
 pub fn target_dir() -> PathBuf {
+    let profile_dir = profile_dir();
+    let target = profile_dir.parent().expect("a target folder");
+    target.to_owned()
+}
+
+/// The argument of cargo that builds as this test's own program was built.
+///
+/// # Panics
+/// When the test does not run from a target folder.
+#[must_use]
+pub fn profile() -> String {
+    let profile_dir = profile_dir();
+    let name = profile_dir.file_name().and_then(|name| name.to_str());
+    match name.expect("a target folder") {
+        "debug" => "--profile=dev".to_owned(),
+        name => format!("--profile={name}"),
+    }
+}
+
+fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("the test's program has a path");
     // target/<profile>/deps/<test> or target/<profile>/<program>
     let profile_dir = program
@@ -22,8 +42,7 @@ pub fn target_dir() -> PathBuf {
         .skip(1)
         .find(|dir| dir.file_name().is_some_and(|name| name != "deps"))
         .expect("a target folder");
-    let target = profile_dir.parent().expect("a target folder");
-    target.to_owned()
+    profile_dir.to_owned()
 }
 
 /// The path of the `tally` binary: `TALLY_BIN`, or built now in the profile of the test itself.
@@ -48,12 +67,8 @@ fn build() -> PathBuf {
         .manifest_path(workspace().join("Cargo.toml"))
         .package("tally")
         .bin("tally")
-        .target_dir(target_dir());
-    let build = if cfg!(debug_assertions) {
-        build
-    } else {
-        build.release()
-    };
+        .target_dir(target_dir())
+        .arg(profile());
     let run = build.run().expect("`cargo build -p tally --bin tally`");
     run.path().to_owned()
 }

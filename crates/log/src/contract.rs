@@ -145,6 +145,26 @@ pub enum LogHealth {
     Unreachable(String),
 }
 
+/// What a truncation removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Truncated {
+    /// How many records, over all partitions.
+    pub records: u64,
+    /// How many bytes, where the log can tell.
+    pub bytes: Option<u64>,
+}
+
+/// Why the oldest records can't be removed. Some of them may be gone.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TruncateError {
+    /// The log keeps all it has.
+    #[error("this log can't be truncated")]
+    Unsupported,
+    /// The storage or the broker.
+    #[error("the log can't be truncated: {0}")]
+    Failed(String),
+}
+
 /// A record that was read by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OneRecord {
@@ -227,6 +247,17 @@ pub trait EventLog: Send + Sync + 'static {
     /// Says up to which positions records were applied, for tools that show how far a log's readers
     /// are. It is of no other consequence: nothing is ever resumed from it. It returns at once.
     fn applied(&self, _next: &[Position]) {}
+
+    /// Removes the oldest records, as far as that can be done without removing any at or past these
+    /// offsets, which are given by partition number. Offsets stay what they are, and what comes goes on
+    /// after the last, also where none is left. A reader that has not read yet what is removed is refused
+    /// there.
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    fn truncate(&self, _below: &[Offset]) -> Result<Truncated, TruncateError> {
+        Err(TruncateError::Unsupported)
+    }
 
     /// Finishes what was accepted, within the deadline, and takes no more. Readers go on reading
     /// what is there. Called again, it says the same again.

@@ -28,7 +28,7 @@ mod trace;
 pub use batch::{Batch, BatchRecord};
 pub use contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
-    OneRecord, ReadError,
+    OneRecord, ReadError, TruncateError, Truncated,
 };
 pub use limited::LimitedLog;
 pub use metrics::LogMetrics;

@@ -97,6 +97,16 @@ impl Checkpointer {
         self.rounds.load(Ordering::Acquire)
     }
 
+    /// Up to where the state is written down, by partition.
+    pub(crate) fn written(&self) -> Vec<Offset> {
+        self.progress.lock().next_offsets.clone()
+    }
+
+    /// Whose state it writes.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// How many values wait that a checkpoint took and could not write.
     pub(crate) fn unwritten(&self) -> usize {
         self.unwritten.load(Ordering::Relaxed)

@@ -6,6 +6,7 @@ use std::path::Path;
 use tally_domain::{EventId, LogId, Offset, Partition};
 use tally_log::ReadError;
 
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 /// Why the state could not be opened. Each is a refusal that says what to do; none of them leads
@@ -93,6 +94,19 @@ pub enum OpenError {
         #[source]
         cause: StateError,
     },
+    /// The snapshots can't be read, and the log can't bring the state back.
+    #[error(
+        "there is no state that can be used, and partition {partition} of the log begins at {first}: the snapshots are needed, and can't be read (settings snapshots)"
+    )]
+    Snapshots {
+        /// A partition that is not whole.
+        partition: Partition,
+        /// Its first offset.
+        first: Offset,
+        /// Why they can't.
+        #[source]
+        cause: SnapshotError,
+    },
     /// Somebody else has the state open.
     #[error("the state is in use by another process: stop that first, or wait until it has ended")]
     Held(#[source] StoreError),
@@ -146,7 +160,7 @@ impl OpenError {
                     false
                 }
             },
-            Self::Read(ReadError::Unavailable(_)) | Self::Held(_) => true,
+            Self::Read(ReadError::Unavailable(_)) | Self::Held(_) | Self::Snapshots { .. } => true,
             Self::Read(
                 ReadError::OutOfRange { .. } | ReadError::Damaged { .. } | ReadError::Replaced(_),
             )

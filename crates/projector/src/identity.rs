@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tally_domain::{FOLD_VERSION, LogId, Offset, Partition, PartitionState, Position, Rules};
 use tally_log::storage::Storage;
-use tally_log::{EventLog, LogIdentity, OneRecord, ReadError};
+use tally_log::{EventLog, LogIdentity, OneRecord};
 
 use crate::aside::set_aside;
 use crate::error::{OpenError, StateError};
@@ -14,6 +14,8 @@ use crate::mark::Mark;
 use crate::metrics::Metrics;
 use crate::redo::{Redo, RedoFile};
 use crate::remains;
+use crate::snapshot::Snapshots;
+use crate::snapshot::restore::Newest;
 use crate::store::layout::{self, Place};
 use crate::store::{OpenStore, Store, StoreError};
 use crate::swap;
@@ -125,14 +127,15 @@ pub(crate) struct OpenedState {
     pub(crate) empty: bool,
 }
 
-/// Opens the state of a log. State that is damaged or of another fold is set aside, where the log
-/// is whole and so can bring it back, and nothing that is left of the state says that it is another
+/// Opens the state of a log. State that is damaged or of another fold is set aside, where the log and
+/// the snapshots can bring it back, and nothing that is left of the state says that it is another
 /// log's, or a newer one's. Whatever else fails changes nothing.
 pub(crate) fn open_state(
     log: &dyn EventLog,
     storage: &dyn Storage,
     dir: &Path,
     open_store: &OpenStore,
+    snapshots: Option<&Snapshots>,
     metrics: &Metrics,
 ) -> Result<OpenedState, OpenError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
@@ -140,33 +143,41 @@ pub(crate) fn open_state(
         .create_dir_all(dir)
         .map_err(StateError::file(dir, "made"))?;
     swap::finish(storage, dir)?;
-    let cause = match read_state(storage, dir, open_store, &wanted) {
+    let (cause, newest) = match read_state(storage, dir, open_store, &wanted) {
+        Ok(Some(opened)) if opened.empty && log.head()?.iter().any(|head| *head > 0) => {
+            // The store is opened again for them.
+            drop(opened);
+            let newest = Newest::find(snapshots, log, dir, &wanted)?;
+            return begin(log, storage, dir, open_store, newest);
+        }
         Ok(Some(opened)) => {
             check_against(log, &places(&opened.partitions))?;
             return Ok(opened);
         }
         Ok(None) => {
-            if let Some(Position { partition, offset }) = first_gap(log)? {
+            let newest = Newest::find(snapshots, log, dir, &wanted)?;
+            if let Some(Position { partition, offset }) = newest.gap(log)? {
                 return Err(OpenError::OtherFold {
                     partition,
                     first: offset,
                 });
             }
-            "fold_version"
+            ("fold_version", newest)
         }
         Err(OpenError::State(StateError::Store(error))) if !error.damage => {
             return Err(OpenError::store(error));
         }
         Err(OpenError::State(cause @ (StateError::Damaged(_) | StateError::Store(_)))) => {
             tracing::error!(error = %cause, "the state can't be used; it is a cache of the log");
-            if let Some(Position { partition, offset }) = first_gap(log)? {
+            let newest = Newest::find(snapshots, log, dir, &wanted)?;
+            if let Some(Position { partition, offset }) = newest.gap(log)? {
                 return Err(OpenError::Irreparable {
                     partition,
                     first: offset,
                     cause,
                 });
             }
-            "damage"
+            ("damage", newest)
         }
         Err(error) => return Err(error),
     };
@@ -174,6 +185,21 @@ pub(crate) fn open_state(
     let aside = set_aside(storage, dir, &STATE_FILES)?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
+    begin(log, storage, dir, open_store, newest)
+}
+
+/// Opens a state that is empty but for what the snapshots have.
+fn begin(
+    log: &dyn EventLog,
+    storage: &dyn Storage,
+    dir: &Path,
+    open_store: &OpenStore,
+    newest: Newest,
+) -> Result<OpenedState, OpenError> {
+    let wanted = Identity::of(log.identity(), Rules::CURRENT);
+    let store = open_store(&dir.join(STORE)).map_err(OpenError::store)?;
+    newest.put_into(store.as_ref(), &wanted)?;
+    drop(store);
     let fresh = read_state(storage, dir, open_store, &wanted)?;
     let fresh =
         fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
@@ -272,8 +298,8 @@ fn restore(
     let mut state = PartitionState::new(partition, identity.partitions, Rules::CURRENT);
     let key = layout::partition_key(partition);
     let Some(sealed) = store.get(&key)? else {
-        for kind in [layout::VALUES, b'k', b'd', layout::MOVED] {
-            if holds_any(store, &layout::prefix(kind, partition))? {
+        for prefix in layout::partition_prefixes(partition) {
+            if holds_any(store, &prefix)? {
                 let what = format!("the place in the log of partition {partition} is missing");
                 return Err(StateError::Damaged(what));
             }
@@ -340,15 +366,6 @@ fn holds_any(store: &dyn Store, prefix: &[u8]) -> Result<bool, StateError> {
 /// start would not notice by itself: it reads only what it needs. Its text is what was damaged.
 pub(crate) fn damage_mark<'a>(storage: &'a dyn Storage, dir: &'a Path) -> Mark<'a> {
     Mark::new(storage, dir, DAMAGED)
-}
-
-/// The first partition whose beginning is gone from the log.
-fn first_gap(log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
-    let first = (0..).zip(log.first()?);
-    let mut gaps = first.filter(|(_, offset)| *offset > 0);
-    Ok(gaps
-        .next()
-        .map(|(partition, offset)| Position { partition, offset }))
 }
 
 /// Where partitions stand in the log, as far as that is checked.

@@ -18,6 +18,7 @@
 //! - [`aside`]: where state goes that must not be used
 //! - `mark`: a small file that says something by being there
 //! - [`swap`]: another state in its place
+//! - [`snapshot`]: a partition's state kept elsewhere, and brought back
 //! - [`dump`]: a consistent copy of the whole state
 //! - `invariants`: what must be true of every state, looked at now and then
 //! - [`verify`]: a fold of the log by itself, and how a state differs from it
@@ -45,6 +46,7 @@ pub mod redo;
 mod remains;
 mod reopen;
 mod shared;
+pub mod snapshot;
 pub mod store;
 pub mod swap;
 pub mod verify;
@@ -56,6 +58,7 @@ pub use dump::{PartitionDump, StateDump, StateSummary};
 pub use error::{OpenError, StateError};
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};
+pub use snapshot::{SnapshotError, SnapshotName, Snapshots};
 pub use store::StoreError;
 pub use verify::{Difference, VerifyError};
 pub use waiters::{EventFate, Mailbox, MailboxTask, TooManyWaiters};

@@ -62,6 +62,7 @@ impl Life {
             storage.as_ref(),
             &lasting.dir,
             &lasting.store,
+            lasting.options.snapshots.as_ref(),
             &lasting.metrics,
         )?;
         let next_offsets: Vec<Offset> = opened

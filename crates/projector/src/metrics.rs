@@ -8,6 +8,7 @@ use prometheus::{
 use tally_domain::{DeadLetterReason, Outcome};
 
 use crate::checkpoint::CheckpointReport;
+use crate::snapshot::SnapshotError;
 
 /// The projector's metrics; clones are the same metrics.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub struct Metrics {
     pub(crate) changed_values: IntGauge,
     pub(crate) memory: IntGauge,
     pub(crate) checkpoint: CheckpointMetrics,
+    pub(crate) snapshots: SnapshotMetrics,
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) reopened: IntCounter,
     pub(crate) invariants: InvariantMetrics,
@@ -42,6 +44,57 @@ pub(crate) struct CheckpointMetrics {
 }
 
 const REOPENED: &str = "Times the state was closed and opened again while serving, to recover it or to put another in its place.";
+
+/// A counter for each outcome.
+fn by_outcome(declare: &Declare<'_>) -> Result<Vec<IntCounter>> {
+    let events = declare.counter_by(
+        "outcome",
+        "tally_projector_events_total",
+        "Events folded since the start, replayed ones included, by outcome.",
+    )?;
+    let each = Outcome::ALL.iter();
+    Ok(each
+        .map(|outcome| events.with_label_values(&[outcome.as_str()]))
+        .collect())
+}
+
+/// Runs that take snapshots.
+#[derive(Clone)]
+pub(crate) struct SnapshotMetrics {
+    errors: IntCounter,
+    bytes: IntCounter,
+    last: IntGauge,
+}
+
+impl SnapshotMetrics {
+    fn declare(declare: &Declare<'_>) -> Result<Self> {
+        Ok(Self {
+            errors: declare.counter(
+                "tally_projector_snapshot_errors_total",
+                "Runs of snapshots that did not come to their end.",
+            )?,
+            bytes: declare.counter(
+                "tally_projector_snapshot_bytes_total",
+                "Bytes of the snapshots that were taken.",
+            )?,
+            last: declare.gauge(
+                "tally_projector_last_snapshot_timestamp_seconds",
+                "When a run of snapshots came to its end last, in seconds since 1970; 0: never since the start.",
+            )?,
+        })
+    }
+
+    /// A run has ended; it took so many bytes.
+    pub(crate) fn ended(&self, taken: &std::result::Result<u64, SnapshotError>) {
+        match taken {
+            Ok(bytes) => {
+                self.bytes.inc_by(*bytes);
+                self.last.set(unix_seconds());
+            }
+            Err(_) => self.errors.inc(),
+        }
+    }
+}
 
 /// What the state was found to be.
 #[derive(Clone)]
@@ -119,24 +172,16 @@ impl Metrics {
     /// Where a name is taken.
     pub fn register(registry: &Registry) -> Result<Self> {
         let declare = Declare(registry);
-        let events = declare.counter_by(
-            "outcome",
-            "tally_projector_events_total",
-            "Events folded since the start, replayed ones included, by outcome.",
-        )?;
         let dead = declare.counter_by(
             "reason",
             "tally_projector_dead_letters_total",
             "Records kept as dead letters since the start, by reason.",
         )?;
-        let outcomes = Outcome::ALL
-            .iter()
-            .map(|o| events.with_label_values(&[o.as_str()]));
         let reasons = DeadLetterReason::ALL
             .iter()
             .map(|r| dead.with_label_values(&[r.as_str()]));
         Ok(Self {
-            outcomes: outcomes.collect(),
+            outcomes: by_outcome(&declare)?,
             dead_letters_by_reason: reasons.collect(),
             batch_records: declare.histogram(
                 "tally_projector_batch_records",
@@ -180,6 +225,7 @@ impl Metrics {
                 "Memory of counters, toggles and remembered keys; the other values are in the store alone.",
             )?,
             checkpoint: CheckpointMetrics::register(&declare)?,
+            snapshots: SnapshotMetrics::declare(&declare)?,
             rebuilds: declare.counter_by(
                 "cause",
                 "tally_projector_rebuilds_total",
@@ -249,6 +295,14 @@ impl CheckpointMetrics {
             )?,
         })
     }
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// Now, in whole seconds since 1970.

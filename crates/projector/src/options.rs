@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::snapshot::Snapshots;
+
 /// How the projector runs. None of it changes what the fold decides.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -23,6 +25,9 @@ pub struct Options {
     pub memory: usize,
     /// The pause between two checks of what must be true of every state; never, where it is zero.
     pub check_interval: Duration,
+    /// Where the state's snapshots are kept, for one that is empty or can't be used; nowhere, where it is
+    /// none, and then the whole log is folded.
+    pub snapshots: Option<Snapshots>,
 }
 
 impl Default for Options {
@@ -36,6 +41,7 @@ impl Default for Options {
             max_waiters: 65_536,
             memory: 512 << 20,
             check_interval: Duration::ZERO,
+            snapshots: None,
         }
     }
 }

@@ -90,6 +90,8 @@ pub struct Projector {
     pub(crate) reopening: Mutex<Reopening>,
     /// One copy of the whole state at a time.
     pub(crate) copying: Mutex<()>,
+    /// One run of snapshots at a time.
+    pub(crate) snapshotting: Mutex<()>,
 }
 
 impl Projector {
@@ -140,6 +142,7 @@ impl Projector {
             lasting,
             reopening: Mutex::default(),
             copying: Mutex::default(),
+            snapshotting: Mutex::default(),
         })
     }
 

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::commands::{
-    config, dead_letters, keys, log, rebuild, resources, serve, state, topics, verify,
+    config, dead_letters, keys, log, rebuild, resources, serve, snapshot, state, topics, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -62,6 +62,9 @@ pub(crate) enum Command {
     State(state::StateCommand),
     /// Fold the state anew from the log, and put it in its place
     Rebuild(rebuild::RebuildArgs),
+    /// Snapshots of the state: create, list, check, restore
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Compare the state with a fold of the log
     Verify(verify::VerifyArgs),
     /// The topics on a Kafka cluster: create, check, describe

@@ -7,6 +7,7 @@
 //! - [`data_dir`]: who holds the data folder
 //! - [`client`]: a running server's management API
 //! - [`copy`]: one log into another, and the proof of it
+//! - [`objects`]: where snapshots are kept
 //! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
@@ -19,6 +20,7 @@ mod copy;
 mod data_dir;
 mod failure;
 mod logging;
+mod objects;
 mod output;
 mod progress;
 mod serve;

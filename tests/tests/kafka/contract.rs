@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use tally_tests::binary::{target_dir, workspace};
+use tally_tests::binary::{profile, target_dir, workspace};
 use tally_tests::kafka::{Kafka, ON_KAFKA};
 
 /// The test programs that run on Kafka as they are, and what of each is about the files of the
@@ -31,11 +31,9 @@ fn on_kafka(program: &str, embedded_only: &[&str]) {
         .args(["test", "--locked", "-p", "tally-tests", "--test", program])
         .arg("--target-dir")
         .arg(target_dir())
+        .arg(profile())
         .current_dir(workspace())
         .env(ON_KAFKA, Kafka::shared().bootstrap());
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
     command.args(["--", "--test-threads", "4"]);
     for name in embedded_only {
         command.args(["--skip", name]);

@@ -7,24 +7,27 @@
 //! - `partition`: one partition's state, whole, and in what two differ
 //! - `dead_letters`: what could not be folded
 //! - `settle`: dead letters replayed and dropped
+//! - `snapshots`: taken now; the log cut off at its beginning as far as they reach
 
 mod dead_letters;
 mod log;
 mod partition;
 mod settle;
+mod snapshots;
 mod state;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use tally_domain::{Partition, Position, Resource, ResourceId, ResourceType};
-use tally_log::{AppendError, AppendRefused, ReadError};
-use tally_projector::{StateError, TooManyWaiters};
+use tally_log::{AppendError, AppendRefused, ReadError, TruncateError};
+use tally_projector::{SnapshotError, StateError, TooManyWaiters};
 
 pub use dead_letters::{DeadLetterList, dead_letter, dead_letters};
 pub use log::{LogCat, log_cat, log_check, log_info};
 pub use partition::{PartitionLinesError, differences, partition_cat, read_partition};
 pub use settle::{Settled, Settling, ToSettle, settle};
+pub use snapshots::{TruncatedLine, Truncating, TruncatingLine, take_snapshots, truncate};
 pub use state::{catch_up, dump, state_cat, state_info, summary};
 
 /// Why not everything was written.
@@ -36,6 +39,12 @@ pub enum InspectError {
     /// The state can't be read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A snapshot can't be taken or read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The log's oldest records can't be removed.
+    #[error(transparent)]
+    Truncate(#[from] TruncateError),
     /// Nobody takes what is written, or it can't be written.
     #[error("the output can't be written: {0}")]
     Write(#[from] io::Error),

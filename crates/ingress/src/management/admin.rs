@@ -13,7 +13,7 @@ use tally_domain::{
 
 use super::{Detail, Management, Parts, guard, health, rebuild, stream};
 use crate::catalogue::{Catalogue, CatalogueError};
-use crate::inspect::{self, DeadLetterList, InspectError, LogCat, Settling};
+use crate::inspect::{self, DeadLetterList, InspectError, LogCat, Settling, Truncating};
 
 /// The largest body, in bytes.
 pub(super) const MAX_BODY: usize = 4 << 20;
@@ -44,6 +44,8 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
         .route("/state/info", web::get().to(state_info))
         .route("/state/partitions/{partition}", web::get().to(partition))
         .route("/state/swap", web::post().to(rebuild::swap))
+        .route("/log/truncate", web::post().to(truncate))
+        .route("/snapshots", web::post().to(take_snapshots))
         .route("/rebuild", web::get().to(rebuild::show))
         .route("/rebuild", web::post().to(rebuild::tell))
         .route("/dead-letters", web::get().to(dead_letters))
@@ -237,6 +239,22 @@ fn settle(
     }
     streamed(management, move |parts, out, stop| {
         inspect::settle(&parts.projector, action, settling, out, stop)
+    })
+}
+
+async fn truncate(
+    management: web::Data<Management>,
+    truncating: web::Json<Truncating>,
+) -> HttpResponse {
+    let truncating = truncating.into_inner();
+    streamed(management, move |parts, out, _| {
+        inspect::truncate(&parts.projector, parts.log.as_ref(), truncating, out)
+    })
+}
+
+async fn take_snapshots(management: web::Data<Management>) -> HttpResponse {
+    streamed(management, |parts, out, _| {
+        inspect::take_snapshots(&parts.projector, out)
     })
 }
 

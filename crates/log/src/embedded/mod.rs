@@ -24,6 +24,7 @@
 //! - [`LogView`]: reads a log that another process has open
 //! - `patrol`: reads sealed segments in the background, to find damage
 //! - [`repair`](fn@repair): cuts one off where it is whole before
+//! - `truncate`: removes the oldest segments
 //! - `segment`, `frames`, `window`, `identity`: files, frames and buffers that these share
 //!
 //! Dropped without [`close`](EventLog::close), the log ends as if the process was killed, except
@@ -43,6 +44,7 @@ mod recovery;
 mod repair;
 mod segment;
 mod shared;
+mod truncate;
 mod view;
 mod window;
 mod writer;
@@ -65,7 +67,7 @@ pub use view::LogView;
 
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
-    ReadError,
+    ReadError, TruncateError, Truncated,
 };
 use crate::metrics::LogMetrics;
 use crate::storage::{Lock, Storage};
@@ -275,6 +277,10 @@ impl EventLog for EmbeddedLog {
 
     fn health(&self) -> LogHealth {
         self.shared.state.lock().health.clone()
+    }
+
+    fn truncate(&self, below: &[Offset]) -> Result<Truncated, TruncateError> {
+        truncate::truncate(&self.shared, below)
     }
 
     fn close(&self, deadline: Duration) -> Result<(), AppendError> {

@@ -20,7 +20,7 @@ use super::topics::{Cluster, Finding, Topic, TopicDescription};
 use crate::batch::Batch;
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
-    OneRecord, ReadError,
+    OneRecord, ReadError, TruncateError, Truncated,
 };
 use crate::metrics::LogMetrics;
 
@@ -272,6 +272,25 @@ impl EventLog for KafkaLog {
 
     fn applied(&self, next: &[Position]) {
         self.control.applied(next);
+    }
+
+    fn truncate(&self, below: &[Offset]) -> Result<Truncated, TruncateError> {
+        let read = |error: ReadError| TruncateError::Failed(error.to_string());
+        let (first, head) = (self.first().map_err(read)?, self.head().map_err(read)?);
+        let each = below.iter().zip(first.iter().zip(&head));
+        let below: Vec<Offset> = each
+            .map(|(below, (first, head))| (*below).min(*head).max(*first))
+            .collect();
+        let failed = |error: OpenError| TruncateError::Failed(error.to_string());
+        let cluster = Cluster::connect(&self.options).map_err(failed)?;
+        cluster
+            .delete_below(&self.topic.name, &below)
+            .map_err(failed)?;
+        let removed = below.iter().zip(&first);
+        Ok(Truncated {
+            records: removed.map(|(below, first)| below - first).sum(),
+            bytes: None,
+        })
     }
 
     fn close(&self, deadline: Duration) -> Result<(), AppendError> {

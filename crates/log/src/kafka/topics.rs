@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use tally_domain::codec::written_version;
-use tally_domain::{LogId, Partition};
+use tally_domain::{LogId, Offset, Partition};
 
 use super::client::{self, Context, Said, left, lets_nobody_in};
 use super::metrics::KafkaMetrics;
@@ -406,6 +407,23 @@ impl Cluster {
             partitions: described.partitions,
             configs: configs.collect(),
         }))
+    }
+
+    /// Removes the records of a topic below these offsets, by partition number.
+    pub(super) fn delete_below(&self, topic: &str, below: &[Offset]) -> Result<(), OpenError> {
+        let doing = format!("delete records of topic {topic}");
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in (0..).zip(below) {
+            let offset = rdkafka::Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+            let added = list.add_partition_offset(topic, partition, offset);
+            added.map_err(client::not_made(&self.options))?;
+        }
+        let deleting =
+            |admin: &AdminClient<_>, limits: &_| block_on(admin.delete_records(&list, limits));
+        let deleted = self.ask(&doing, deleting)?;
+        let (each, code) = (deleted.elements(), RDKafkaErrorCode::Fail);
+        let first = each.iter().find_map(|one| one.error().err());
+        first.map_or(Ok(()), |error| Err(refused(doing, code, error.to_string())))
     }
 
     fn brokers(&self) -> Result<usize, OpenError> {

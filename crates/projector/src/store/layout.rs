@@ -78,6 +78,12 @@ pub fn prefix(kind: u8, partition: Partition) -> Vec<u8> {
     key
 }
 
+/// What the keys of a partition begin with, in their order.
+#[must_use]
+pub fn partition_prefixes(partition: Partition) -> [Vec<u8>; 5] {
+    [b'd', b'k', MOVED, b'p', VALUES].map(|kind| prefix(kind, partition))
+}
+
 /// The key of a partition's place in the log.
 #[must_use]
 pub fn partition_key(partition: Partition) -> Vec<u8> {

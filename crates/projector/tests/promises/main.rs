@@ -26,6 +26,8 @@ mod own_write;
 #[cfg(test)]
 mod settle;
 #[cfg(test)]
+mod snapshots;
+#[cfg(test)]
 mod swap;
 #[cfg(test)]
 mod waiting;

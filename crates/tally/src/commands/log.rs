@@ -13,7 +13,7 @@ use tally_log::storage::RealStorage;
 
 use super::copy::{self, CopyArgs};
 use super::folder::{self, Folder};
-use super::repair;
+use super::{repair, truncate};
 use crate::client::Client;
 use crate::config::{Config, LogKind};
 use crate::data_dir::Access;
@@ -38,6 +38,9 @@ pub(crate) enum LogCommand {
     /// Cut a damaged log off where it is whole before: what comes after is given up
     #[command(after_help = REPAIR_EXAMPLES)]
     Repair(repair::RepairArgs),
+    /// Remove the log's beginning, as far as snapshots have it
+    #[command(after_help = truncate::EXAMPLES)]
+    Truncate(truncate::TruncateArgs),
     /// Copy a log and its catalogue into another, in files or on Kafka, and prove it
     Copy(CopyArgs),
 }
@@ -100,6 +103,7 @@ pub(crate) fn run(command: &LogCommand, config: &Config) -> Result<(), Failure> 
                 output::inspected(inspect::log_info(catalogue, CATALOGUE, &mut out))
             }
         },
+        LogCommand::Truncate(args) => truncate::run(args, config),
         LogCommand::Repair(args) => repair::run(args, config),
         LogCommand::Copy(args) => copy::run(args, config),
         LogCommand::Check if config.log.kind == LogKind::Kafka => match Folder::existing(config)? {

@@ -16,9 +16,11 @@ mod repair;
 pub(crate) mod resources;
 pub(crate) mod serve;
 mod settle;
+pub(crate) mod snapshot;
 mod source;
 pub(crate) mod state;
 pub(crate) mod topics;
+mod truncate;
 pub(crate) mod verify;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => return serve::run(&args, &config),
         Command::Bench(args) => return bench::run(&args, &config),
+        Command::Snapshot(command) => return snapshot::run(&command, &config),
         Command::Rebuild(args) => return rebuild::run(&args, &config),
         Command::Verify(args) => return verify::run(&args, &config),
         Command::Keys(command) => keys::run(&command, &config)?,

@@ -183,11 +183,16 @@ impl Rebuild {
         // What an earlier run left is somewhere below.
         log.advance(&heads);
         let log = Arc::new(log);
+        let whole = log.first().map_err(Failure::of)?;
+        let whole = whole.iter().all(|first| *first == 0);
+        let options = open::projector_options(config)?;
         let options = Options {
             // A crash costs time alone here, and each checkpoint is a sync on the server's disk.
             checkpoint_interval: Duration::from_secs(60),
             check_interval: Duration::ZERO,
-            ..open::projector_options(config)
+            // From the beginning, where there is one: no state before has a part in it.
+            snapshots: options.snapshots.filter(|_| !whole),
+            ..options
         };
         let shadow = Self::open(&log, &incoming.dir(dir), options)?;
         let started_at = shadow.status().started_at;

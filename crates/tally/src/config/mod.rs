@@ -28,6 +28,8 @@ pub(crate) use kafka::Kafka;
 pub(crate) use layers::Sources;
 use values::{Size, Span, Texts, Whole};
 
+use crate::objects::Place;
+
 /// All settings, valid as they stand. `config/local.toml` says what each of them means.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +45,7 @@ pub(crate) struct Config {
     pub(crate) catalogue: Catalogue,
     pub(crate) auth: Auth,
     pub(crate) projector: Projector,
+    pub(crate) snapshots: Snapshots,
     pub(crate) logging: Logging,
 }
 
@@ -144,6 +147,17 @@ pub(crate) struct Projector {
     pub(crate) check_interval: Span<0, 604_800_000>,
 }
 
+/// Snapshots of the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Snapshots {
+    /// Empty: none are taken.
+    #[serde(deserialize_with = "values::text")]
+    pub(crate) url: String,
+    pub(crate) interval: Span<1_000, 604_800_000>,
+    pub(crate) keep: Whole<1, 1_000>,
+}
+
 /// Log lines.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,6 +208,9 @@ impl Config {
                     return Err(sources.invalid("auth.local_dev_key", why));
                 }
             }
+        }
+        if let Err(why) = Place::of(&self.snapshots.url) {
+            return refuse("snapshots.url", &why);
         }
         for origin in self.api.cors_origins.as_slice() {
             let scheme = ["http://", "https://"]

@@ -13,6 +13,7 @@
 //! - [`banner`]: what a person sees first
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`recover`]: a state that fails while it is used
+//! - [`snapshots`]: taken in time
 //! - [`mod@stop`]: signals, and the bound on the way down
 
 mod banner;
@@ -21,6 +22,7 @@ mod listen;
 pub(crate) mod logs;
 pub(crate) mod open;
 mod recover;
+mod snapshots;
 mod stop;
 mod tokens;
 

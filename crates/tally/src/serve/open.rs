@@ -17,9 +17,11 @@ use tally_log::storage::RealStorage;
 use tally_projector::{Options, Projector};
 
 use super::logs::{Logs, Partitions};
+use super::snapshots::Schedule;
 use super::tokens;
 use crate::config::{self, Config};
 use crate::failure::{Failure, with_causes};
+use crate::objects;
 
 /// What an empty catalogue starts with where `catalogue.seed` says so.
 const SEED: [(ResourceType, u64); 3] = [
@@ -34,6 +36,7 @@ pub(super) struct Opened {
     pub(super) projector: Arc<Projector>,
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
+    _snapshots: Option<Schedule>,
 }
 
 /// Opens the state and starts to follow the log.
@@ -44,7 +47,7 @@ pub(crate) fn projector(
     registry: &Registry,
 ) -> Result<Projector, Failure> {
     let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
-    let options = projector_options(config);
+    let options = projector_options(config)?;
     Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
         Failure::run(format!(
             "the state can't be opened: {}",
@@ -54,10 +57,10 @@ pub(crate) fn projector(
 }
 
 /// How the settings say that a projector runs.
-pub(crate) fn projector_options(config: &Config) -> Options {
+pub(crate) fn projector_options(config: &Config) -> Result<Options, Failure> {
     let settings = &config.projector;
     let defaults = Options::default();
-    Options {
+    Ok(Options {
         workers: match settings.workers.as_usize() {
             0 => defaults.workers,
             workers => workers,
@@ -68,7 +71,8 @@ pub(crate) fn projector_options(config: &Config) -> Options {
         max_waiters: settings.max_waiters.as_usize(),
         memory: settings.memory.as_usize(),
         check_interval: settings.check_interval.get(),
-    }
+        snapshots: objects::snapshots(config)?,
+    })
 }
 
 /// Reads the catalogue.
@@ -116,6 +120,7 @@ pub(super) fn everything(
         catalogue: Arc::clone(&catalogue),
     });
     Ok(Opened {
+        _snapshots: Schedule::start(config, &projector)?,
         logs,
         projector,
         catalogue,

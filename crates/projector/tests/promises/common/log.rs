@@ -133,6 +133,20 @@ impl MemoryLog {
         inner.records.iter_mut().for_each(Vec::clear);
     }
 
+    /// Removes the records of each partition below these offsets.
+    pub(crate) fn truncate(&self, below: &[Offset]) {
+        let mut inner = self.shared.0.lock();
+        inner.first = below.to_vec();
+        for (records, below) in inner.records.iter_mut().zip(below) {
+            records.retain(|record| record.offset >= *below);
+        }
+    }
+
+    /// Another log with the same records.
+    pub(crate) fn clone_records(&self) -> Self {
+        self.older(usize::MAX)
+    }
+
     /// The same log as it was when it held only the first `keep` records of each partition.
     pub(crate) fn older(&self, keep: usize) -> Self {
         let older = Self::with(self.identity.id, self.identity.partitions);

@@ -3,6 +3,7 @@
 
 mod faults;
 mod log;
+pub(crate) mod objects;
 mod reference;
 
 use std::future::Future;

@@ -1,0 +1,67 @@
+//! Removes the oldest segments.
+//!
+//! A segment holds records of all partitions, and its header says where each of them stands at its
+//! beginning. So a segment goes whole, where the one after it begins at or before the offsets that are
+//! to stay; the one that is written never goes. Files go from the oldest on: cut short, the log begins
+//! somewhat later, and is whole from there. The offsets that come next are in the header of whatever
+//! segment stays.
+
+use tally_domain::Offset;
+
+use super::segment::SegmentInfo;
+use super::shared::{Shared, State};
+use crate::contract::{TruncateError, Truncated};
+
+/// See [`EventLog::truncate`](crate::EventLog::truncate).
+pub(crate) fn truncate(shared: &Shared, below: &[Offset]) -> Result<Truncated, TruncateError> {
+    let storage = shared.storage.as_ref();
+    let failed = |path: &std::path::Path, error: &std::io::Error| {
+        TruncateError::Failed(format!("{}: {error}", path.display()))
+    };
+    let mut truncated = Truncated {
+        records: 0,
+        bytes: Some(0),
+    };
+    while let Some((oldest, next)) = removable(&shared.state.lock(), below) {
+        let file = storage.open_to_read(&oldest.path);
+        let size = file.and_then(|file| file.size());
+        let size = size.map_err(|error| failed(&oldest.path, &error))?;
+        // First for readers: from now on nobody is sent there.
+        {
+            let mut state = shared.state.lock();
+            state.segments.remove(0);
+            state.sealed_bytes = state.sealed_bytes.saturating_sub(size);
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            let segments = u64::try_from(state.segments.len()).unwrap_or(u64::MAX);
+            shared.metrics.segments.set(gauge(segments));
+            shared.metrics.size_bytes.set(gauge(state.bytes()));
+        }
+        let removed = storage
+            .remove(&oldest.path)
+            .and_then(|()| storage.sync_dir(&shared.dir));
+        removed.map_err(|error| failed(&oldest.path, &error))?;
+        let both = oldest.base.iter().zip(&next.base);
+        truncated.records += both.map(|(from, to)| to.saturating_sub(*from)).sum::<u64>();
+        truncated.bytes = truncated.bytes.map(|bytes| bytes + size);
+        tracing::info!(
+            log = shared.name,
+            path = %oldest.path.display(),
+            "a segment is removed: snapshots have what it held"
+        );
+    }
+    Ok(truncated)
+}
+
+type Segment = std::sync::Arc<SegmentInfo>;
+
+/// The oldest segment, where all it holds lies below, and the one after it.
+fn removable(state: &State, below: &[Offset]) -> Option<(Segment, Segment)> {
+    let (oldest, next) = (state.segments.first()?, state.segments.get(1)?);
+    let passed = next.base.len() == below.len()
+        && next
+            .base
+            .iter()
+            .zip(below)
+            .all(|(base, below)| base <= below);
+    passed.then(|| (oldest.clone(), next.clone()))
+}

@@ -1,0 +1,134 @@
+//! Snapshots put into an empty state.
+
+use std::path::Path;
+
+use tally_domain::Position;
+use tally_log::{EventLog, ReadError};
+
+use super::{Fetched, SnapshotError, Snapshots, file};
+use crate::error::{OpenError, StateError, with_causes};
+use crate::identity::Identity;
+use crate::store::{Store, StoreError, layout};
+
+/// How many puts go into the store between two flushes: a later flush grows faster than linear.
+const PUTS_PER_FLUSH: u64 = 50_000;
+/// The number of the checkpoint that the restored state is.
+const CHECKPOINT: u64 = 1;
+
+/// Of each partition the newest snapshot that is whole and of this fold, where there is one; in the spool,
+/// so that a state is given up only for what is at hand.
+pub(crate) struct Newest(Vec<Fetched>);
+
+impl Newest {
+    /// Finds and fetches them.
+    pub(crate) fn find(
+        snapshots: Option<&Snapshots>,
+        log: &dyn EventLog,
+        dir: &Path,
+        wanted: &Identity,
+    ) -> Result<Self, OpenError> {
+        let Some(snapshots) = snapshots else {
+            return Ok(Self(Vec::new()));
+        };
+        match Self::fetch(snapshots, dir, wanted) {
+            Ok(newest) => Ok(newest),
+            Err(cause) => {
+                let none = Self(Vec::new());
+                if let Some(Position { partition, offset }) = none.gap(log)? {
+                    return Err(OpenError::Snapshots {
+                        partition,
+                        first: offset,
+                        cause,
+                    });
+                }
+                let error = with_causes(&cause);
+                tracing::error!(
+                    error,
+                    "the snapshots can't be read; the whole log is folded"
+                );
+                Ok(none)
+            }
+        }
+    }
+
+    fn fetch(snapshots: &Snapshots, dir: &Path, wanted: &Identity) -> Result<Self, SnapshotError> {
+        let mut newest = Vec::new();
+        for names in snapshots.list(wanted.log)?.into_values() {
+            for name in names {
+                match snapshots.fetch(&name, dir) {
+                    Ok(fetched) if fetched.header.identity == *wanted => {
+                        newest.push(fetched);
+                        break;
+                    }
+                    Ok(_) => {
+                        tracing::info!(%name, "a snapshot of another version of the fold is passed over")
+                    }
+                    Err(error @ SnapshotError::Damaged { .. }) => {
+                        let error = with_causes(&error);
+                        tracing::error!(error, "the one before it is used, where there is one");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Self(newest))
+    }
+
+    /// The first partition that neither these nor the log can bring back.
+    pub(crate) fn gap(&self, log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
+        let first = (0..).zip(log.first()?);
+        let mut gaps = first.filter(|(partition, first)| {
+            let of_partition = |fetched: &&Fetched| fetched.header.partition == *partition;
+            let reached = self.0.iter().find(of_partition);
+            reached.map_or(0, |fetched| fetched.header.next_offset) < *first
+        });
+        Ok(gaps
+            .next()
+            .map(|(partition, offset)| Position { partition, offset }))
+    }
+
+    /// Puts them into an empty store. Cut short, the store shows a checkpoint that is not whole, and is
+    /// not used.
+    pub(crate) fn put_into(self, store: &dyn Store, identity: &Identity) -> Result<(), OpenError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let put = |key: &[u8], value: Vec<u8>| store.put(key, Some(&layout::seal(key, value)));
+        let number = || layout::number_value(CHECKPOINT);
+        let marked = put(layout::BEGUN, number()).and_then(|()| store.flush());
+        marked.map_err(StateError::Store)?;
+        for fetched in &self.0 {
+            copy(fetched, store).map_err(|error| match error {
+                SnapshotError::State(error) => error,
+                error @ (SnapshotError::Nowhere
+                | SnapshotError::Objects(_)
+                | SnapshotError::Damaged { .. }
+                | SnapshotError::Spool { .. }) => StateError::Failed(with_causes(&error)),
+            })?;
+            let (name, next_offset) = (fetched.name, fetched.header.next_offset);
+            tracing::info!(%name, next_offset, "a partition's state is restored from its snapshot");
+        }
+        let identity = identity.to_value()?;
+        let ended = store
+            .flush()
+            .and_then(|()| put(layout::IDENTITY, identity))
+            .and_then(|()| put(layout::ENDED, number()))
+            .and_then(|()| store.flush());
+        Ok(ended.map_err(StateError::Store)?)
+    }
+}
+
+fn copy(fetched: &Fetched, store: &dyn Store) -> Result<(), SnapshotError> {
+    let failed = |error: StoreError| SnapshotError::State(error.into());
+    let mut puts = 0;
+    let name = fetched.name.to_string();
+    file::read(&fetched.file.0, &name, &mut |key, value| {
+        store.put(key, Some(value)).map_err(failed)?;
+        puts += 1;
+        if puts % PUTS_PER_FLUSH == 0 {
+            store.flush().map_err(failed)?;
+        }
+        Ok(())
+    })
+    .map(drop)
+}

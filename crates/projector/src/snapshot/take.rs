@@ -1,0 +1,148 @@
+//! A snapshot taken from a state that is used.
+
+use std::path::Path;
+
+use tally_domain::Partition;
+
+use super::file::{Header, Writer};
+use super::{SnapshotError, SnapshotName, Snapshots, SpoolFile, Taken};
+use crate::error::StateError;
+use crate::metrics::unix_millis;
+use crate::projector::Projector;
+use crate::shared::Shared;
+use crate::store::layout::{self, Place};
+use crate::store::{Store, StoreError};
+
+impl Projector {
+    /// Takes a snapshot of every partition that has moved since its last, reads each back from where
+    /// they are kept, and then removes those that are too many. `each` is told of those that were taken;
+    /// one run at a time. The fold goes on; no checkpoint is written while a partition is
+    /// read from the store.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; what was taken before stays, and nothing is removed.
+    pub fn take_snapshots(&self, each: &mut dyn FnMut(&Taken)) -> Result<(), SnapshotError> {
+        let to = self.lasting.options.snapshots.as_ref();
+        let to = to.ok_or(SnapshotError::Nowhere)?;
+        let _one = self.snapshotting.lock();
+        let taken = self.take_all(to, each);
+        self.lasting.metrics.snapshots.ended(&taken);
+        taken.map(drop)
+    }
+
+    fn take_all(&self, to: &Snapshots, each: &mut dyn FnMut(&Taken)) -> Result<u64, SnapshotError> {
+        let log = self.log().identity();
+        let before = to.list(log.id)?;
+        let mut bytes = 0;
+        for partition in 0..log.partitions {
+            let newest = before.get(&partition).and_then(|names| names.first());
+            if let Some(taken) = self.take_one(partition, to, newest)? {
+                to.check(&taken.name, &self.lasting.dir)?;
+                bytes += taken.bytes;
+                each(&taken);
+            }
+        }
+        to.prune(log.id)?;
+        Ok(bytes)
+    }
+
+    /// `None` where there is nothing that `newest` does not have.
+    fn take_one(
+        &self,
+        partition: Partition,
+        to: &Snapshots,
+        newest: Option<&SnapshotName>,
+    ) -> Result<Option<Taken>, SnapshotError> {
+        let file = SpoolFile::new(&self.lasting.dir, partition)?;
+        let taken = self.write_snapshot(partition, newest, &file.0)?;
+        if let Some(taken) = &taken {
+            to.objects.put(&taken.name.to_string(), &file.0)?;
+        }
+        Ok(taken)
+    }
+
+    fn write_snapshot(
+        &self,
+        partition: Partition,
+        newest: Option<&SnapshotName>,
+        path: &Path,
+    ) -> Result<Option<Taken>, SnapshotError> {
+        let life = self.life()?;
+        let shared = &life.shared;
+        // What the store has is then as new as can be.
+        shared.checkpointer.checkpoint(shared)?;
+        shared.checkpointer.hold(|unwritten| {
+            if unwritten.is_some() {
+                let why = "a checkpoint could not be written".to_owned();
+                return Err(StateError::Failed(why).into());
+            }
+            write(shared, partition, newest, path)
+        })
+    }
+}
+
+/// Writes what the store has of a partition. No checkpoint may be under way.
+fn write(
+    shared: &Shared,
+    partition: Partition,
+    newest: Option<&SnapshotName>,
+    path: &Path,
+) -> Result<Option<Taken>, SnapshotError> {
+    let store = shared.store.as_ref();
+    let key = layout::partition_key(partition);
+    let Some(sealed) = shared.noted(store.get(&key).map_err(StateError::Store))? else {
+        return Ok(None);
+    };
+    let place = Place::from_value(layout::open(&key, &sealed)?)?;
+    let header = Header {
+        identity: shared.checkpointer.identity().clone(),
+        partition,
+        next_offset: place.next_offset,
+        made_millis: unix_millis(),
+    };
+    let name = header.name();
+    let of = |name: &SnapshotName| (name.next_offset, name.fold_version, name.layout);
+    if newest.is_some_and(|newest| of(newest) == of(&name)) {
+        return Ok(None);
+    }
+    let failed = SnapshotError::spool(path, "written");
+    let mut writer = Writer::create(path, &header).map_err(&failed)?;
+    for prefix in layout::partition_prefixes(partition) {
+        copy(shared, store, &prefix, &mut writer, path)?;
+    }
+    let (values, bytes) = writer.end().map_err(&failed)?;
+    Ok(Some(Taken {
+        name,
+        bytes,
+        values,
+    }))
+}
+
+/// Copies all values with a prefix, their checksums checked: what is damaged here must not be kept there.
+fn copy(
+    shared: &Shared,
+    store: &dyn Store,
+    prefix: &[u8],
+    writer: &mut Writer,
+    path: &Path,
+) -> Result<(), SnapshotError> {
+    let mut failed = None;
+    let scanned = store.scan(prefix, &mut |key, sealed| {
+        let written = layout::open(key, sealed)
+            .map_err(SnapshotError::State)
+            .and_then(|_| {
+                let written = writer.value(key, sealed);
+                written.map_err(SnapshotError::spool(path, "written"))
+            });
+        written.map_err(|error| {
+            let why = error.to_string();
+            failed = Some(error);
+            StoreError::ended(why)
+        })
+    });
+    match failed {
+        Some(SnapshotError::State(error)) => Ok(shared.noted(Err(error))?),
+        Some(error) => Err(error),
+        None => Ok(shared.noted(scanned.map_err(StateError::Store))?),
+    }
+}
