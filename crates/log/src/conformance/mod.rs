@@ -78,6 +78,7 @@ macro_rules! conformance_suite {
             a_reader_has_its_partitions_alone
             positions_outside_are_refused
             removed_records_are_out_of_range
+            a_truncation_removes_the_oldest_alone
             a_reader_waits_for_what_comes
             a_wake_is_never_lost
             a_wait_ends_without_records

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tally_domain::Position;
+use tally_domain::{Offset, Partition, Position};
 
 use super::{
     PATIENCE, TestLog, append, append_all, assert_same, fill, of, positions, read_all, read_to,
@@ -124,6 +124,56 @@ pub fn removed_records_are_out_of_range(test: &dyn TestLog) {
         held.position.offset >= first[usize::try_from(held.position.partition).unwrap()]
     });
     assert!(!appended.is_empty());
+    assert_same(&read_all(log.as_ref()), &appended);
+}
+
+/// A truncation removes from the beginning, and nothing at or past the offsets it is given; all offsets stay
+/// what they are, for a reader, after a restart, and for what comes, also where nothing is left.
+pub fn a_truncation_removes_the_oldest_alone(test: &dyn TestLog) {
+    let log = test.open();
+    let mut appended = fill(log.as_ref(), "a", 300);
+    let head = log.head().unwrap();
+    let half: Vec<Offset> = head.iter().map(|head| head / 2).collect();
+    let nothing = log.truncate(&log.first().unwrap()).unwrap();
+    assert_eq!(nothing.records, 0);
+    assert_same(&read_all(log.as_ref()), &appended);
+    let truncated = log.truncate(&half).unwrap();
+    let first = log.first().unwrap();
+    assert!(truncated.records > 0, "{truncated:?}");
+    assert_eq!(first.iter().sum::<Offset>(), truncated.records);
+    assert!(first.iter().zip(&half).all(|(first, half)| first <= half));
+    let column = |partition: Partition| usize::try_from(partition).unwrap();
+    appended.retain(|held| held.position.offset >= first[column(held.position.partition)]);
+    assert_same(&read_all(log.as_ref()), &appended);
+    assert_eq!(log.head().unwrap(), head);
+    log.close(PATIENCE).unwrap();
+    test.kill(log);
+    let log = test.open();
+    assert_eq!(
+        (log.first().unwrap(), log.head().unwrap()),
+        (first, head.clone())
+    );
+    // Past the end is up to the end.
+    let past: Vec<Offset> = head.iter().map(|head| head + 1_000).collect();
+    log.truncate(&past).unwrap();
+    let first = log.first().unwrap();
+    assert!(first.iter().zip(&head).all(|(first, head)| first <= head));
+    assert_eq!(log.head().unwrap(), head);
+    log.close(PATIENCE).unwrap();
+    test.kill(log);
+    let log = test.open();
+    assert_eq!(
+        (log.first().unwrap(), log.head().unwrap()),
+        (first, head.clone())
+    );
+    let after = fill(log.as_ref(), "b", 8);
+    for held in &after {
+        assert!(held.position.offset >= head[column(held.position.partition)]);
+    }
+    appended.retain(|held| {
+        held.position.offset >= log.first().unwrap()[column(held.position.partition)]
+    });
+    appended.extend(after);
     assert_same(&read_all(log.as_ref()), &appended);
 }
 

@@ -22,7 +22,11 @@ pub(crate) fn truncate(shared: &Shared, below: &[Offset]) -> Result<Truncated, T
         records: 0,
         bytes: Some(0),
     };
-    while let Some((oldest, next)) = removable(&shared.state.lock(), below) {
+    loop {
+        let found = removable(&shared.state.lock(), below);
+        let Some((oldest, next)) = found else {
+            return Ok(truncated);
+        };
         let file = storage.open_to_read(&oldest.path);
         let size = file.and_then(|file| file.size());
         let size = size.map_err(|error| failed(&oldest.path, &error))?;
@@ -49,7 +53,6 @@ pub(crate) fn truncate(shared: &Shared, below: &[Offset]) -> Result<Truncated, T
             "a segment is removed: snapshots have what it held"
         );
     }
-    Ok(truncated)
 }
 
 type Segment = std::sync::Arc<SegmentInfo>;
