@@ -7,9 +7,11 @@
 //! - [`data_dir`]: who holds the data folder
 //! - [`client`]: a running server's management API
 //! - [`copy`]: one log into another, and the proof of it
+//! - [`backup`]: a whole installation into a folder and back, and the proof of it
 //! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
+mod backup;
 mod bench;
 mod cli;
 mod client;
