@@ -16,12 +16,15 @@ pub(super) fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Does something with a part of a file and its place.
+type Each<'a> = &'a mut dyn FnMut(&[u8], u64) -> Result<(), BackupError>;
+
 /// The SHA-256 of the first bytes of a file; each part is handed on with its place.
 fn parts(
     (file, path): (&dyn File, &Path),
     bytes: u64,
     watch: &mut dyn Watch,
-    each: &mut dyn FnMut(&[u8], u64) -> Result<(), BackupError>,
+    each: Each<'_>,
 ) -> Result<String, BackupError> {
     let mut hash = Sha256::new();
     let mut part = vec![0; PART];

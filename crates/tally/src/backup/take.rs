@@ -80,7 +80,7 @@ pub(crate) fn take(
     let proof = proof::prove(storage, to, &logs, bytes, watch)?;
     let manifest = Manifest::new(from.at, proof.digest.to_string(), logs, copies);
     manifest.write(storage.as_ref(), to)?;
-    Ok((manifest, proof))
+    Ok((Manifest::read(storage.as_ref(), to)?, proof))
 }
 
 /// What a view shows of a log, all of it from its beginning.
