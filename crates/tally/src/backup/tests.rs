@@ -317,6 +317,49 @@ fn what_is_not_as_it_was_written_is_never_opened() {
     refuse_unfinished(&disk, restored()).unwrap();
 }
 
+/// Protects whoever relies on a backup: of a log that is damaged there is none, and the place is named.
+#[test]
+fn a_damaged_log_gives_no_backup() {
+    let whole = closed(200);
+    for file in [
+        "log/00000000000000000002.log",
+        "catalogue/00000000000000000001.log",
+        KEYS,
+    ] {
+        let disk = whole.copy();
+        disk.edit(&data().join(file), |bytes| bytes[200] ^= 1);
+        let writing = Writing::at(&disk, data());
+        let taken = take(&storage(&disk), &writing.now(), backup(), &mut Silent);
+        let why = taken.map(|_| ()).unwrap_err().to_string();
+        let name = file.rsplit('/').next().unwrap();
+        assert!(why.contains(name), "{why}");
+        assert!(!disk.exists(&backup().join(manifest::FILE)).unwrap());
+        writing.close();
+    }
+}
+
+/// Protects the proof at the end: a copy that folds to anything else than the backup says stays closed, and
+/// only a digest of another version of the fold is not compared.
+#[test]
+fn a_restore_that_folds_to_another_state_stays_closed() {
+    let (disk, _) = with_backup(20);
+    let rewritten = |digest: String| {
+        let disk = disk.copy();
+        let mut manifest = Manifest::read(&disk, backup()).unwrap();
+        disk.delete(&backup().join(manifest::FILE));
+        manifest.digest = digest;
+        manifest.write(&disk, backup()).unwrap();
+        (put_back(&disk), disk)
+    };
+    let (other, at) = rewritten(tally_domain::Digest::default().to_string());
+    let why = other.unwrap_err().to_string();
+    assert!(why.contains("folds to"), "{why}");
+    refuse_unfinished(&at, restored()).unwrap_err();
+    let (older, at) = rewritten(format!("v1:{}", "0".repeat(64)));
+    assert!(!older.unwrap().compared);
+    refuse_unfinished(&at, restored()).unwrap();
+}
+
 /// Runs something on a copy of a disk that crashes after ever more changes, until it does not, and
 /// shows what a crash left, in several ways.
 fn crashed(
