@@ -205,6 +205,30 @@ fn a_changed_byte_is_refused_by_the_file() {
     assert_eq!(line(restore(&other, &dir))["digest"], made["digest"]);
 }
 
+/// Protects an operator with a damaged log: the folder that a backup could not be made in is named, and a
+/// segment of a backup made before mends it.
+#[test]
+fn a_segment_of_a_backup_mends_a_damaged_log() {
+    let folder = folder_with_events(2_000);
+    let dir = backup_dir(&folder);
+    let made = line(backup(&folder, &dir));
+    let name = "log/00000000000000000001.log";
+    let damaged = folder.data_dir().join(name);
+    let mut bytes = fs::read(&damaged).expect("a file");
+    bytes[5_000] ^= 1;
+    fs::write(&damaged, &bytes).expect("a file of ours");
+    let no_backup = folder.root().join("no-backup");
+    let refused = backup(&folder, &no_backup);
+    assert_eq!(refused.status.code(), Some(1));
+    for word in ["00000000000000000001.log", "no backup"] {
+        assert!(refused.stderr.contains(word), "{}", refused.stderr);
+    }
+    assert!(!no_backup.join("backup.json").exists());
+    fs::copy(dir.join(name), &damaged).expect("a file of ours");
+    let _ = folder.run(&["log", "check"]).ok();
+    assert_eq!(state(&folder).digest, made["digest"]);
+}
+
 /// Runs a command again and again and kills it at a random moment of the time that it took once.
 fn killed(folder: &Folder, args: &[&str], took: Duration, mut look: impl FnMut()) {
     let mut chance = Chance::from_env();

@@ -73,7 +73,15 @@ pub(crate) fn run(args: &BackupArgs, config: &Config) -> Result<(), Failure> {
     let storage: Arc<dyn Storage> = Arc::new(RealStorage);
     let mut progress = Progress::new();
     let taken = backup::take(&storage, &from, &args.to, &mut progress);
-    let (manifest, proof) = taken.map_err(|error| failed(&progress, error))?;
+    let (manifest, proof) = taken.map_err(|error| {
+        if !matches!(error, BackupError::Used { .. }) {
+            progress.note(&format!(
+                "What is in {} is no backup: remove it.",
+                args.to.display()
+            ));
+        }
+        failed(&progress, error)
+    })?;
     progress.ends();
     if from.keys.is_none() {
         output::note(&format!(

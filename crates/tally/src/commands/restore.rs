@@ -9,7 +9,7 @@ use tally_log::storage::{RealStorage, Storage};
 use super::backup::failed;
 use crate::backup::{self, Restored, manifest::Manifest};
 use crate::config::{Config, LogKind};
-use crate::data_dir::HeldDir;
+use crate::data_dir::{self, HeldDir};
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::Progress;
@@ -63,7 +63,12 @@ pub(crate) fn run(args: &RestoreArgs, config: &Config) -> Result<(), Failure> {
     let mut progress = Progress::new();
     let from = (args.from.as_path(), &manifest);
     let restored = backup::restore(&storage, from, held.path(), &mut progress);
-    let restored = restored.map_err(|error| failed(&progress, error))?;
+    let restored = restored.map_err(|error| {
+        if let Err(closed) = data_dir::refuse_unfinished(storage.as_ref(), held.path()) {
+            progress.note(&closed.to_string());
+        }
+        failed(&progress, error)
+    })?;
     progress.ends();
     notes(&manifest, &restored, config);
     say(
