@@ -77,7 +77,8 @@ impl CopiedLogs {
 
     /// How many records the log of interactions has, which begins at 0.
     pub(crate) fn events(&self) -> u64 {
-        self.interactions.next_offsets.iter().sum()
+        let each = self.interactions.next_offsets.iter();
+        each.fold(0, |sum, offset| sum.saturating_add(*offset))
     }
 }
 
@@ -102,7 +103,8 @@ impl Manifest {
 
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        let each = self.files.iter();
+        each.fold(0, |sum, file| sum.saturating_add(file.bytes))
     }
 
     /// Whether the API keys are in it.
@@ -111,7 +113,7 @@ impl Manifest {
     }
 
     /// As it stands in the file.
-    fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         let with = |sha256: String| {
             let manifest = Self {
                 sha256,
@@ -125,7 +127,8 @@ impl Manifest {
         with(check)
     }
 
-    fn decode(file: &Path, bytes: &[u8]) -> Result<Self, BackupError> {
+    /// What the bytes of a manifest say, all of it as it was written.
+    pub(super) fn decode(file: &Path, bytes: &[u8]) -> Result<Self, BackupError> {
         let no_json = |error: serde_json::Error| BackupError::damaged(file, error.to_string());
         let Versioned { version } = serde_json::from_slice(bytes).map_err(no_json)?;
         if version != VERSION {

@@ -25,6 +25,8 @@ mod restore;
 mod take;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use std::io;
