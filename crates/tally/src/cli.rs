@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::commands::{
-    config, dead_letters, keys, log, rebuild, resources, serve, snapshot, state, topics, verify,
+    backup, config, dead_letters, keys, log, rebuild, resources, restore, serve, snapshot, state,
+    topics, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -67,6 +68,10 @@ pub(crate) enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Compare the state with a fold of the log
     Verify(verify::VerifyArgs),
+    /// Copy a whole installation into a folder, while it serves, and prove the copy
+    Backup(backup::BackupArgs),
+    /// Put a backup into a new data folder, and prove it
+    Restore(restore::RestoreArgs),
     /// The topics on a Kafka cluster: create, check, describe
     #[command(subcommand)]
     Topics(topics::TopicsCommand),

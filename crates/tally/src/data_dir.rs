@@ -3,6 +3,9 @@
 //! `<data_dir>/lock` is locked by whoever works on the folder, and has that process's id as text.
 //! While it is a server, `<data_dir>/server.json` says where to ask it. A killed server leaves
 //! both files behind; the lock itself goes with the process, so they mean nothing then.
+//!
+//! While `<data_dir>/restoring` is there, what else is there may be half of a backup: nobody but a restore
+//! opens the folder.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -16,6 +19,9 @@ use tally_log::storage::{Lock, Storage};
 /// How long a command waits for a folder that another process is about to release, or for a
 /// server that has just started.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The file that says that a restore is not done.
+pub(crate) const RESTORING: &str = "restoring";
 
 /// `server.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +58,15 @@ pub(crate) enum DataDirError {
         /// Which, as ` (pid 42)`, where it is known.
         holder: String,
     },
+    /// A restore was cut short there.
+    #[error(
+        "the restore of the data folder {path} (setting data_dir) did not end well, as its file {RESTORING} says: run `tally restore` again, or remove the folder",
+        path = path.display()
+    )]
+    Restoring {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Nothing was ever written there.
     #[error(
         "there is no data in {path} (setting data_dir): start `tally serve` first, or name another folder with --data-dir",
@@ -83,6 +98,22 @@ impl HeldDir {
         storage: &dyn Storage,
         path: &Path,
     ) -> Result<Option<Self>, DataDirError> {
+        let held = Self::try_lock_any(storage, path)?;
+        if held.is_some() {
+            refuse_unfinished(storage, path)?;
+        }
+        Ok(held)
+    }
+
+    /// As [`lock`](Self::lock), also where a restore was cut short: for the next one.
+    pub(crate) fn lock_to_restore(
+        storage: &dyn Storage,
+        path: &Path,
+    ) -> Result<Self, DataDirError> {
+        Self::try_lock_any(storage, path)?.ok_or_else(|| held(path))
+    }
+
+    fn try_lock_any(storage: &dyn Storage, path: &Path) -> Result<Option<Self>, DataDirError> {
         let refused = |doing| {
             move |cause| DataDirError::Folder {
                 path: path.to_owned(),
@@ -139,6 +170,22 @@ impl HeldDir {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// Refuses a folder in which a restore was cut short.
+pub(crate) fn refuse_unfinished(storage: &dyn Storage, path: &Path) -> Result<(), DataDirError> {
+    let unfinished = storage.exists(&path.join(RESTORING));
+    let unfinished = unfinished.map_err(|cause| DataDirError::Folder {
+        path: path.to_owned(),
+        doing: "looked into",
+        cause,
+    })?;
+    if unfinished {
+        return Err(DataDirError::Restoring {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The process that holds the folder, as far as its files say.

@@ -8,9 +8,11 @@
 //! - [`client`]: a running server's management API
 //! - [`copy`]: one log into another, and the proof of it
 //! - [`objects`]: where snapshots are kept
+//! - [`backup`]: a whole installation into a folder and back, and the proof of it
 //! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
+mod backup;
 mod bench;
 mod cli;
 mod client;

@@ -74,8 +74,13 @@ impl Progress {
     }
 
     /// The end, where something went wrong: the bar stays where it was.
-    pub(crate) fn failed(&self, error: impl std::error::Error) -> Failure {
+    pub(crate) fn abandon(&self) {
         self.bar.abandon();
+    }
+
+    /// The same, and what to say of it.
+    pub(crate) fn failed(&self, error: impl std::error::Error) -> Failure {
+        self.abandon();
         Failure::run(with_causes(&error))
     }
 

@@ -59,11 +59,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tally_domain::{Offset, Position};
 
-pub use check::{CheckReport, Torn, check};
+pub use check::{CheckReport, Torn, check, check_copy};
 pub use options::{Damage, EmbeddedOptions, OpenError};
 pub use recovery::Recovery;
 pub use repair::{Cut, RepairError, repair};
-pub use view::LogView;
+pub use view::{LogFile, LogView};
 
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,

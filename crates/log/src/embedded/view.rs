@@ -6,7 +6,7 @@
 //! Nothing of the folder is locked or changed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct LogView {
     log: Arc<EmbeddedLog>,
     at: Mutex<At>,
+}
+
+/// A file of a log, and how much of it a view shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// The file.
+    pub path: PathBuf,
+    /// So many bytes from its beginning.
+    pub bytes: u64,
 }
 
 /// Up to where the view shows the log.
@@ -104,6 +113,42 @@ impl LogView {
         Arc::clone(&self.log) as Arc<dyn EventLog>
     }
 
+    /// The files in which that stands which is shown: the identity's, then the segments' in their order.
+    /// Only the last one may still be written, behind the bytes told here, which are whole groups and
+    /// synced. So a copy of as many bytes of each file is a log that can be opened, whatever its writer
+    /// does meanwhile, and holds what is shown and no record more.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] where a file can't be looked at.
+    pub fn files(&self) -> Result<Vec<LogFile>, ReadError> {
+        let shared = &self.log.shared;
+        let size = |path: &Path| {
+            let size = shared
+                .storage
+                .open_to_read(path)
+                .and_then(|file| file.size());
+            size.map_err(|error| unreadable(path, &error))
+        };
+        let state = shared.state.lock();
+        let (segments, synced) = (state.segments.clone(), state.synced);
+        drop(state);
+        let identity = shared.dir.join(identity::FILE);
+        let mut files = vec![LogFile {
+            bytes: size(&identity)?,
+            path: identity,
+        }];
+        for segment in segments {
+            let bytes = if segment.number == synced.segment {
+                synced.place
+            } else {
+                size(&segment.path)?
+            };
+            let path = segment.path.clone();
+            files.push(LogFile { path, bytes });
+        }
+        Ok(files)
+    }
+
     /// Shows the log up to these heads, which its writer gave out. It never shows less than before.
     ///
     /// # Errors
@@ -131,12 +176,13 @@ impl LogView {
     }
 }
 
+fn unreadable(path: &Path, error: &io::Error) -> ReadError {
+    ReadError::Unavailable(format!("{}: {error}", path.display()))
+}
+
 impl At {
     /// Goes on by some groups or by a file, and shows them; `false` where there is nothing to see.
     fn step(&mut self, shared: &Shared, heads: &[Offset]) -> Result<bool, ReadError> {
-        let unreadable = |path: &Path, error: &io::Error| {
-            ReadError::Unavailable(format!("{}: {error}", path.display()))
-        };
         let path = self.segment.path.clone();
         let file = shared.storage.open_to_read(&path);
         let file = file.map_err(|error| unreadable(&path, &error))?;
@@ -184,7 +230,7 @@ impl At {
         let number = self.segment.number + 1;
         let path = segment::path_of(&shared.dir, number);
         let there = shared.storage.exists(&path);
-        if !there.map_err(|error| ReadError::Unavailable(format!("{}: {error}", path.display())))? {
+        if !there.map_err(|error| unreadable(&path, &error))? {
             return Ok(false);
         }
         let storage = shared.storage.as_ref();

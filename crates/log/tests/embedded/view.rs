@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tally_domain::Position;
-use tally_log::embedded::LogView;
+use tally_log::embedded::{LogView, check_copy};
 use tally_log::simulation::SimDisk;
+use tally_log::storage::Storage as _;
 use tally_log::{Batch, EventLog as _, LogMetrics, ReadError};
 
 use crate::support::{Contents, PATIENCE, append_one, dir, fill, from, open, read_all, segment};
@@ -50,6 +51,49 @@ fn a_view_shows_the_log_up_to_the_heads_it_was_given() {
     early.advance(&log.head().unwrap()).unwrap();
     all.sort();
     assert_eq!(read_all(early.log().as_ref()).unwrap(), all);
+}
+
+/// The files that a view names, as many bytes of each as it says, on a disk of their own.
+fn copied(disk: &SimDisk, view: &LogView) -> SimDisk {
+    let copy = SimDisk::default();
+    copy.create_dir_all(dir()).unwrap();
+    for file in view.files().unwrap() {
+        let bytes = disk.bytes(&file.path);
+        let part = &bytes[..usize::try_from(file.bytes).unwrap()];
+        let to = copy.create(&file.path).unwrap();
+        to.write_all_at(part, 0).unwrap();
+    }
+    copy
+}
+
+/// Protects backups beside a running server: at any moment of the writer's, the files of a view are a
+/// whole log, which has what is shown and no record more, and goes on from there.
+#[test]
+fn a_copy_of_a_views_files_is_a_log_up_to_its_heads() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    let early = view(&disk);
+    let mut all: Contents = Vec::new();
+    for round in 0..30 {
+        early.advance(&log.head().unwrap()).unwrap();
+        let unseen = fill(&log, "not yet", round % 6);
+        let copy = copied(&disk, &early);
+        let report = check_copy(&copy, dir()).unwrap();
+        assert!(report.is_whole() && report.torn.is_none(), "{report:?}");
+        assert_eq!(report.heads, early.log().head().unwrap());
+        assert!(!copy.exists(&dir().join("lock")).unwrap());
+        let (opened, recovery) = open(&copy);
+        assert_eq!(recovery.cut_bytes, 0, "round {round}");
+        assert_eq!(read_all(&opened).unwrap(), all, "round {round}");
+        all.extend(unseen);
+        all.sort();
+    }
+    assert!(disk.files().contains(&segment(3)));
+    // Of one that was closed as well, where the last file is sealed.
+    early.advance(&log.head().unwrap()).unwrap();
+    log.close(PATIENCE).unwrap();
+    let (opened, _) = open(&copied(&disk, &early));
+    assert_eq!(read_all(&opened).unwrap(), all);
 }
 
 /// Protects against a reader that sleeps although there is more.

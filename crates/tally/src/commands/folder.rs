@@ -1,18 +1,23 @@
 //! What a command works on: the server that holds the data folder, or the folder itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
+use serde::Deserialize;
+use tally_domain::Offset;
 use tally_ingress::catalogue::Catalogue;
-use tally_log::EventLog;
+use tally_ingress::management::admin::{CATALOGUE, INTERACTIONS};
+use tally_log::embedded::LogView;
 use tally_log::storage::RealStorage;
+use tally_log::{EventLog, LogMetrics};
 use tally_projector::Projector;
 
 use crate::client::Client;
 use crate::config::{Config, LogKind};
 use crate::data_dir::{self, Access, DataDirError, HeldDir};
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 use crate::serve::logs::{Logs, Partitions};
 use crate::serve::open;
 
@@ -61,6 +66,25 @@ impl Folder {
         Self::of(data_dir::access(&RealStorage, &config.data_dir)?, config)
     }
 
+    /// The files of both logs, each shown up to where it ends now: first the interactions', then the
+    /// catalogue's, which so has every resource of theirs.
+    pub(crate) fn views(&self, config: &Config) -> Result<[LogView; 2], Failure> {
+        let view = |folder: &str, name| {
+            let heads = match self {
+                Self::Server(client) => heads(client, name),
+                Self::Opened(opened) if name == INTERACTIONS => {
+                    opened.log.head().map_err(Failure::of)
+                }
+                Self::Opened(opened) => opened.catalogue_log.head().map_err(Failure::of),
+            };
+            let view = view(&config.data_dir.join(folder), name)?;
+            view.advance(&heads?).map_err(Failure::of)?;
+            Ok::<_, Failure>(view)
+        };
+        let interactions = view("log", INTERACTIONS)?;
+        Ok([interactions, view("catalogue", CATALOGUE)?])
+    }
+
     fn of(access: Access, config: &Config) -> Result<Self, Failure> {
         let held = match access {
             Access::Server(server) => return Ok(Self::Server(Client::new(&server))),
@@ -76,6 +100,32 @@ impl Folder {
             held,
         }))
     }
+}
+
+/// Where one of a server's logs ends now.
+pub(crate) fn heads(client: &Client, name: &str) -> Result<Vec<Offset>, Failure> {
+    #[derive(Deserialize)]
+    struct Head {
+        log: String,
+        head: Offset,
+    }
+    let mut lines = Vec::new();
+    client.lines("/admin/log/info", &mut lines)?;
+    let lines = lines.split(|byte| *byte == b'\n');
+    let heads = lines.filter_map(|line| serde_json::from_slice::<Head>(line).ok());
+    let ours = heads.filter(|Head { log, .. }| log == name);
+    Ok(ours.map(|Head { head, .. }| head).collect())
+}
+
+/// A log's files, read beside whoever writes them; it shows nothing yet.
+pub(crate) fn view(dir: &Path, name: &'static str) -> Result<LogView, Failure> {
+    let metrics = LogMetrics::register(&Registry::new()).map_err(Failure::of)?;
+    LogView::open(Arc::new(RealStorage), dir, name, &metrics).map_err(|error| {
+        Failure::run(format!(
+            "the log of {name} can't be read beside whoever writes it: {}",
+            with_causes(&error)
+        ))
+    })
 }
 
 impl Drop for Opened {

@@ -7,8 +7,10 @@ use serde::Serialize;
 use tally_domain::{EventTime, UserId};
 use tally_ingress::auth::key::id_of;
 use tally_ingress::auth::{KeyId, KeyInfo, KeysFile};
+use tally_log::storage::RealStorage;
 
 use crate::config::Config;
+use crate::data_dir;
 use crate::failure::Failure;
 use crate::output;
 
@@ -61,6 +63,8 @@ fn parse_user(text: &str) -> Result<UserId, String> {
 
 /// Changes or lists the keys.
 pub(crate) fn run(command: &KeysCommand, config: &Config) -> Result<(), Failure> {
+    // What is there of a restore that was cut short, the next one replaces.
+    data_dir::refuse_unfinished(&RealStorage, &config.data_dir)?;
     let file = KeysFile::new(config.keys_file());
     match command {
         KeysCommand::Create { user, json } => create(&file, user, *json),

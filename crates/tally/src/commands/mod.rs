@@ -4,6 +4,7 @@
 //! Commands on logs and state go through the server that holds the data folder, or open it
 //! themselves ([`folder`]); what they print is the same.
 
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod config;
 mod copy;
@@ -14,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod rebuild;
 mod repair;
 pub(crate) mod resources;
+pub(crate) mod restore;
 pub(crate) mod serve;
 mod settle;
 pub(crate) mod snapshot;
@@ -44,6 +46,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Snapshot(command) => return snapshot::run(&command, &config),
         Command::Rebuild(args) => return rebuild::run(&args, &config),
         Command::Verify(args) => return verify::run(&args, &config),
+        Command::Backup(args) => backup::run(&args, &config)?,
+        Command::Restore(args) => restore::run(&args, &config)?,
         Command::Keys(command) => keys::run(&command, &config)?,
         Command::Resources(command) => resources::run(&command, &config)?,
         Command::Log(command) => log::run(&command, &config)?,

@@ -8,21 +8,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prometheus::Registry;
-use serde::Deserialize;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect;
 use tally_ingress::management::admin::INTERACTIONS;
 use tally_ingress::management::rebuild::{RebuildProgress, Swap};
+use tally_log::EventLog;
 use tally_log::embedded::LogView;
 use tally_log::storage::RealStorage;
-use tally_log::{EventLog, LogMetrics};
 use tally_projector::swap::{self, Incoming};
 use tally_projector::{PartitionDump, Projector};
 
 use super::folder::{self, Folder, Opened};
 use crate::client::Client;
 use crate::config::{Config, LogKind};
-use crate::failure::{Failure, with_causes};
+use crate::failure::Failure;
 use crate::serve::logs::{Logs, Partitions};
 
 /// See the [module](self).
@@ -45,12 +44,6 @@ pub(crate) enum Source {
     },
 }
 
-#[derive(Deserialize)]
-struct Head {
-    log: String,
-    head: Offset,
-}
-
 impl Source {
     /// Opens it.
     pub(crate) fn open(config: &Config) -> Result<Self, Failure> {
@@ -64,9 +57,9 @@ impl Source {
     }
 
     fn beside(client: Client, config: &Config) -> Result<Self, Failure> {
-        let registry = Registry::new();
         match config.log.kind {
             LogKind::Kafka => {
+                let registry = Registry::new();
                 let partitions = Partitions::AsTheyAre(config.log.partitions.as_u32());
                 let logs = Logs::kafka(config, &registry, partitions)?;
                 Ok(Self::Beside {
@@ -76,15 +69,7 @@ impl Source {
                 })
             }
             LogKind::Embedded => {
-                let metrics = LogMetrics::register(&registry).map_err(Failure::of)?;
-                let dir = config.data_dir.join("log");
-                let view = LogView::open(Arc::new(RealStorage), &dir, INTERACTIONS, &metrics);
-                let view = view.map_err(|error| {
-                    Failure::run(format!(
-                        "the log can't be read beside the server: {}",
-                        with_causes(&error)
-                    ))
-                })?;
+                let view = folder::view(&config.data_dir.join("log"), INTERACTIONS)?;
                 Ok(Self::Beside {
                     client,
                     log: view.log(),
@@ -112,16 +97,7 @@ impl Source {
         else {
             return self.log().head().map_err(Failure::of);
         };
-        let mut lines = Vec::new();
-        client.lines("/admin/log/info", &mut lines)?;
-        let mut heads = Vec::new();
-        for line in lines.split(|byte| *byte == b'\n') {
-            if let Ok(Head { log, head }) = serde_json::from_slice(line)
-                && log == INTERACTIONS
-            {
-                heads.push(head);
-            }
-        }
+        let heads = folder::heads(client, INTERACTIONS)?;
         view.advance(&heads).map_err(Failure::of)?;
         Ok(heads)
     }
