@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tally_domain::InteractionType;
+use tally_fuzz::{fuzz, way};
 use tally_log::storage::RealStorage;
+use tally_projector::snapshot::file;
 use tally_projector::store::{Store, StoreError};
 use tally_projector::{OpenError, Options, Projector, SnapshotError, SnapshotName, StateDump};
 
@@ -252,6 +254,63 @@ fn all_offsets(folder: &Folder, log: &MemoryLog) -> Vec<u64> {
     let offsets = all(folder, log);
     folder.set_gone(true);
     offsets.iter().map(|name| name.next_offset).collect()
+}
+
+/// Protects a start from a snapshot of any bytes, also where its checksum is right: it is damaged, or what it
+/// says is in it.
+#[test]
+fn fuzz_snapshots() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("snapshot");
+    fuzz(
+        "snapshots",
+        &["TALLYSN1", "next_offset", "partition"],
+        |input| {
+            let Some((first, bytes)) = input.split_first() else {
+                return 0;
+            };
+            let mut bytes = bytes.to_vec();
+            let sealed = *first != b'a' && bytes.len() > 32;
+            if sealed {
+                let end = bytes.len() - 32;
+                let check = blake3::hash(&bytes[..end]);
+                bytes[end..].copy_from_slice(check.as_bytes());
+            }
+            fs::write(&path, &bytes).unwrap();
+            match file::check(&path, "one") {
+                Ok(header) => {
+                    assert_eq!(
+                        SnapshotName::parse(&header.name().to_string()),
+                        Some(header.name())
+                    );
+                    way(format!("whole {sealed}"))
+                }
+                Err(SnapshotError::Damaged { what, .. }) => way(format!("{sealed} {what}")),
+                Err(error) => panic!("{error}"),
+            }
+        },
+    );
+}
+
+/// The corpus is made of what is taken. With `FUZZ_WRITE_CORPUS` set to a folder it is written there.
+#[test]
+fn the_corpus_has_a_snapshot() {
+    let kept = tempfile::tempdir().unwrap();
+    let (folder, log) = (Folder::new(kept.path()), MemoryLog::new());
+    let dir = tempfile::tempdir().unwrap();
+    let projector = keeping(&folder, 1).open(&log, dir.path());
+    log.add_all(&history(7, 12));
+    log.add_raw(0, b"key", b"no event");
+    catch_up(&projector);
+    let name = take(&projector)[0];
+    let bytes = fs::read(folder.path(&name.to_string())).unwrap();
+    assert!(file::check(&folder.path(&name.to_string()), "one").is_ok());
+    if let Some(to) = std::env::var_os("FUZZ_WRITE_CORPUS") {
+        let to = Path::new(&to).join("snapshots");
+        fs::create_dir_all(&to).unwrap();
+        fs::write(to.join("as-it-is"), [b"a", &bytes[..]].concat()).unwrap();
+        fs::write(to.join("sealed"), [b"s", &bytes[..]].concat()).unwrap();
+    }
 }
 
 /// Protects the place they are kept in, and what may be cut off: so many are kept, what has not moved is
