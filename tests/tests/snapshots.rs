@@ -187,6 +187,7 @@ fn killed_at_any_moment_there_is_one_good_state() {
     let kept = tempfile::tempdir().expect("a folder");
     let folder = with_snapshots(kept.path()).with("TALLY__SNAPSHOTS__INTERVAL", "1s");
     let mut digest = String::new();
+    let mut cut_short = 0;
     for round in 0..8_u64 {
         let mut server = folder.start();
         if round > 0 {
@@ -225,8 +226,41 @@ fn killed_at_any_moment_there_is_one_good_state() {
             });
             let _ = restore.kill();
         }
-        let _ = restore.wait();
+        let ended = restore.wait().expect("it is ours");
+        cut_short += usize::from(!ended.success());
         assert_eq!(state(&folder).digest, digest, "round {round}");
         fs::remove_dir_all(kept.path().with_extension("state")).expect("it is there");
     }
+    // It was not all in vain.
+    assert!(first_offsets(&folder).iter().sum::<u64>() > 0);
+    assert!(!files(kept.path()).is_empty());
+    println!("{cut_short} of 8 restores were cut short");
+    assert!(cut_short > 0);
+}
+
+/// Protects a server whose place for snapshots is away: it serves, says what to do, and a log that needs
+/// them is not opened without.
+#[test]
+fn a_folder_that_is_not_mounted_stops_nobody() {
+    let kept = tempfile::tempdir().expect("a folder");
+    let away = kept.path().join("away");
+    let folder = with_snapshots(&away);
+    let server = folder.start();
+    assert_eq!(server.interact("quest", 42, "view").status, 200);
+    let refused = folder.run(&["snapshot", "create"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("mount"), "{refused:?}");
+    fs::create_dir(&away).expect("a folder");
+    assert!(folder.run(&["snapshot", "create"]).status.success());
+    server.stop();
+    // What can't be restored from is no reason to give a state up.
+    fs::remove_dir_all(&away).expect("it is there");
+    let refused = folder.run(&["snapshot", "restore"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    fs::create_dir(&away).expect("a folder");
+    let refused = folder.run(&["snapshot", "restore"]);
+    assert!(refused.stderr.contains("no snapshot"), "{refused:?}");
+    let server = folder.start();
+    assert_eq!(server.events_folded(), 0.0, "the state is as it was");
+    server.stop();
 }

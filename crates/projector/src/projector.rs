@@ -21,6 +21,7 @@ use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::reopen::Reopening;
+use crate::snapshot::clear_spool;
 use crate::store::{OpenStore, SledStore, Store, StoreError};
 use crate::waiters::{EventFate, Mailbox, TooManyWaiters, Waiters};
 
@@ -136,6 +137,7 @@ impl Projector {
             store,
             export: Mutex::default(),
         };
+        clear_spool(dir);
         let life = Life::begin(&lasting, Vec::new())?;
         Ok(Self {
             current: RwLock::new(Some(Arc::new(life))),

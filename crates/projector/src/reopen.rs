@@ -112,10 +112,15 @@ impl Projector {
         let mut opened = self.reopen(|dir| swap::swap(storage, dir, incoming));
         for _ in 0..SWAP_TRIES {
             match &opened {
-                // The swap itself is finished by any opening.
+                // One that was begun is finished by any opening.
                 Err(error) if error.passes() => {
                     std::thread::sleep(SWAP_PAUSE);
-                    opened = self.reopen(|_| Ok(()));
+                    opened = self.reopen(|dir| {
+                        if incoming.is_ready(storage, dir)? {
+                            return swap::swap(storage, dir, incoming);
+                        }
+                        Ok(())
+                    });
                 }
                 Ok(()) | Err(_) => break,
             }

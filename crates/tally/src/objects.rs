@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use tally_projector::Snapshots;
 use tally_projector::snapshot::{ObjectError, Objects};
 use tokio::runtime::{Builder, Runtime};
@@ -20,6 +20,9 @@ use crate::failure::Failure;
 /// How much of a file is read and sent at once, in bytes. S3 takes no smaller parts than 5 MiB, and no
 /// more than 10,000 of them: a snapshot has at most 80 GiB.
 const PART: usize = 8 << 20;
+/// How long a request may take from its beginning to its end, and how long a store may say nothing.
+const LONGEST_REQUEST: &str = "6 hours";
+const LONGEST_SILENCE: &str = "30 seconds";
 /// How many parts are on their way at once.
 const PARTS_AT_ONCE: usize = 2;
 
@@ -53,7 +56,7 @@ impl Place {
         }
         if let Some(place) = url.strip_prefix("s3://") {
             let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-            if !bucket.is_empty() {
+            if !bucket.is_empty() && !bucket.contains(['@', ':']) {
                 return Ok(Self::Bucket {
                     bucket: bucket.to_owned(),
                     prefix: prefix.trim_matches('/').to_owned(),
@@ -75,18 +78,31 @@ pub(crate) fn snapshots(config: &Config) -> Result<Option<Snapshots>, Failure> {
         ))
     };
     let place = Place::of(url).map_err(failed)?;
+    let mut folder = None;
     let (store, prefix): (Box<dyn ObjectStore>, String) = match place {
         Place::Nowhere => return Ok(None),
         Place::Folder(path) => {
-            std::fs::create_dir_all(&path).map_err(|error| failed(error.to_string()))?;
-            let store = LocalFileSystem::new_with_prefix(&path);
-            let store = store.map_err(|error| failed(error.to_string()))?;
-            let store = store.with_fsync(true).with_automatic_cleanup(true);
-            (Box::new(store), String::new())
+            // Of the root, so that a folder that is not mounted now may come later.
+            let store = LocalFileSystem::new().with_fsync(true);
+            let prefix = path.to_str().map(|path| path.trim_matches('/').to_owned());
+            let prefix = prefix.ok_or_else(|| failed("its name is no UTF-8".to_owned()))?;
+            folder = Some(path);
+            (Box::new(store), prefix)
         }
         Place::Bucket { bucket, prefix } => {
             // The keys come from the environment, and are in no setting of ours.
-            let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            let builder = AmazonS3Builder::from_env()
+                .with_bucket_name(bucket)
+                // Of a whole request, and a snapshot may be large: a client that hears nothing gives up
+                // by itself.
+                .with_config(
+                    AmazonS3ConfigKey::Client(ClientConfigKey::Timeout),
+                    LONGEST_REQUEST,
+                )
+                .with_config(
+                    AmazonS3ConfigKey::Client(ClientConfigKey::ReadTimeout),
+                    LONGEST_SILENCE,
+                );
             let store = builder.build().map_err(|error| failed(error.to_string()))?;
             (Box::new(store), prefix)
         }
@@ -98,6 +114,7 @@ pub(crate) fn snapshots(config: &Config) -> Result<Option<Snapshots>, Failure> {
         .map_err(Failure::of)?;
     let stored = Stored {
         url: url.clone(),
+        folder,
         store: Arc::from(store),
         prefix,
         runtime: Some(runtime),
@@ -109,6 +126,8 @@ pub(crate) fn snapshots(config: &Config) -> Result<Option<Snapshots>, Failure> {
 /// Objects of a store. Its calls block, and are for threads that may.
 struct Stored {
     url: String,
+    /// Where it is one: it has to be there.
+    folder: Option<PathBuf>,
     store: Arc<dyn ObjectStore>,
     prefix: String,
     /// `None` only while it is dropped.
@@ -132,6 +151,9 @@ impl Stored {
         asked: impl Future<Output = Result<T, E>>,
     ) -> Result<T, ObjectError> {
         let failed = self.error(name, doing);
+        if self.folder.as_ref().is_some_and(|folder| !folder.is_dir()) {
+            return Err(failed(&"the folder is not there: make it, or mount it"));
+        }
         match &self.runtime {
             Some(runtime) => runtime.block_on(asked).map_err(|error| failed(&error)),
             None => Err(failed(&"it is closed")),
@@ -152,24 +174,20 @@ impl Stored {
             name: name.clone(),
             doing,
             place: place.clone(),
-            why: why.to_string(),
+            why: without_body(&why.to_string()),
         }
     }
 
     async fn send(&self, key: &Key, file: &mut File) -> Result<(), Box<dyn std::error::Error>> {
         let upload = self.store.put_multipart(key).await?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
-        let mut part = vec![0; PART];
-        loop {
-            // The file has just been written, so it is read from memory.
-            let read = file.read(&mut part)?;
-            if read == 0 {
-                upload.finish().await?;
-                return Ok(());
-            }
-            upload.wait_for_capacity(PARTS_AT_ONCE).await?;
-            upload.write(part.get(..read).unwrap_or_default());
+        if let Err(error) = parts(&mut upload, file).await {
+            // What was sent of it is no object; where this fails too, a rule of the bucket removes it.
+            let _ = upload.abort().await;
+            return Err(error);
         }
+        upload.finish().await?;
+        Ok(())
     }
 
     async fn receive(&self, key: &Key, file: &mut File) -> Result<(), Box<dyn std::error::Error>> {
@@ -178,6 +196,44 @@ impl Stored {
             file.write_all(&piece?)?;
         }
         Ok(())
+    }
+}
+
+async fn parts(
+    upload: &mut WriteMultipart,
+    file: &mut File,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut part = vec![0; PART];
+    loop {
+        // The file has just been written, so it is read from memory.
+        let read = file.read(&mut part)?;
+        if read == 0 {
+            return Ok(());
+        }
+        upload.wait_for_capacity(PARTS_AT_ONCE).await?;
+        upload.write(part.get(..read).unwrap_or_default());
+    }
+}
+
+/// An error's text without what a store sent with it, which may hold tokens and signatures: up to the
+/// status, and the error's code.
+fn without_body(text: &str) -> String {
+    let code = text
+        .split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"));
+    let code = code.map_or("", |(code, _)| code);
+    let head = text.split(['<', '{', '\n']).next().unwrap_or_default();
+    let head = match head.split_once("status code: ") {
+        Some((before, after)) => {
+            let status = after.split(':').next().unwrap_or_default();
+            format!("{before}status code: {status}")
+        }
+        None => head.to_owned(),
+    };
+    let head = head.trim_end_matches([' ', ':']);
+    match code {
+        "" => head.to_owned(),
+        code => format!("{head} ({code})"),
     }
 }
 
@@ -247,6 +303,25 @@ mod tests {
         ] {
             let error = Place::of(url).unwrap_err();
             assert!(error.contains("s3://bucket/prefix"), "{error}");
+        }
+    }
+    /// Protects secrets: of what a store answers an error keeps status and code.
+    #[test]
+    fn an_error_has_no_body() {
+        let body = "Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code><Token-0>canary</Token-0></Error>";
+        for (text, shown) in [
+            (
+                body.to_owned(),
+                "Server returned non-2xx status code: 403 Forbidden (ExpiredToken)",
+            ),
+            (
+                "Generic S3 error: status code: 400 Bad Request: canary".to_owned(),
+                "Generic S3 error: status code: 400 Bad Request",
+            ),
+            ("denied: {\"token\":\"canary\"}".to_owned(), "denied"),
+            ("nothing listens".to_owned(), "nothing listens"),
+        ] {
+            assert_eq!(without_body(&text), shown);
         }
     }
 }

@@ -133,14 +133,23 @@ pub fn a_truncation_removes_the_oldest_alone(test: &dyn TestLog) {
     let log = test.open();
     let mut appended = fill(log.as_ref(), "a", 300);
     let head = log.head().unwrap();
+    let quarter: Vec<Offset> = head.iter().map(|head| head / 4).collect();
     let half: Vec<Offset> = head.iter().map(|head| head / 2).collect();
     let nothing = log.truncate(&log.first().unwrap()).unwrap();
     assert_eq!(nothing.records, 0);
     assert_same(&read_all(log.as_ref()), &appended);
-    let truncated = log.truncate(&half).unwrap();
+    let truncated = log.truncate(&quarter).unwrap();
     let first = log.first().unwrap();
     assert!(truncated.records > 0, "{truncated:?}");
     assert_eq!(first.iter().sum::<Offset>(), truncated.records);
+    // Several at once do what one does, beside somebody who appends.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| log.truncate(&half).unwrap());
+        }
+        appended.extend(fill(log.as_ref(), "beside", 50));
+    });
+    let (first, head) = (log.first().unwrap(), log.head().unwrap());
     assert!(first.iter().zip(&half).all(|(first, half)| first <= half));
     let column = |partition: Partition| usize::try_from(partition).unwrap();
     appended.retain(|held| held.position.offset >= first[column(held.position.partition)]);

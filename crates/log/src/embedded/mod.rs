@@ -241,6 +241,7 @@ fn share(
         metrics,
         queue: Queue::new(options),
         state: Mutex::new(state),
+        truncating: Mutex::default(),
         moved: Condvar::new(),
     }
 }

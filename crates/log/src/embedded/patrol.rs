@@ -151,7 +151,7 @@ fn look_at(
         });
         check_segment(shared.identity, segment, paced, &mut report)
     });
-    if stop.stopped() {
+    if stop.stopped() || shared.is_removed(segment.number) {
         return 0;
     }
     let mut damage: Vec<String> = report.damage.iter().map(ToString::to_string).collect();

@@ -313,11 +313,30 @@ fn unreadable(shared: &Shared, segment: &SegmentInfo, place: u64, error: &io::Er
     let kind = error.kind();
     if kind == io::ErrorKind::UnexpectedEof {
         damaged(shared, segment, place, "the file ends before")
+    } else if kind == io::ErrorKind::NotFound && is_cut_off(shared, segment) {
+        let path = segment.path.display();
+        ReadError::Unavailable(format!(
+            "{path} was removed meanwhile: the log's beginning was cut off. Run it again"
+        ))
     } else if kind == io::ErrorKind::NotFound {
         damaged(shared, segment, place, "the file is not there")
     } else {
         ReadError::Unavailable(format!("{}: {error}", segment.path.display()))
     }
+}
+
+/// Whether a segment that is not there any more was removed as the oldest: here, or by the process that
+/// writes the log. Then a later one is there, and none before it.
+fn is_cut_off(shared: &Shared, segment: &SegmentInfo) -> bool {
+    if shared.is_removed(segment.number) {
+        return true;
+    }
+    let names = shared.storage.list(&shared.dir).unwrap_or_default();
+    let first = names
+        .iter()
+        .filter_map(|name| segment::number_of(name))
+        .min();
+    first.is_some_and(|first| first > segment.number)
 }
 
 fn in_range(state: &State, position: Position) -> Result<(), ReadError> {

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: OneLog,
     pub(crate) queue: Queue,
     pub(crate) state: Mutex<State>,
+    /// Held while the oldest segments are removed, so that one goes after the other.
+    pub(crate) truncating: Mutex<()>,
     /// Told when `state.synced` moves, and when a reader shall wake.
     pub(crate) moved: Condvar,
 }
@@ -39,6 +41,15 @@ pub(crate) struct State {
     pub(crate) health: LogHealth,
     /// Bytes of all segments but the last.
     pub(crate) sealed_bytes: u64,
+}
+
+impl Shared {
+    /// Whether a segment was removed since it was looked up.
+    pub(crate) fn is_removed(&self, number: u64) -> bool {
+        let state = self.state.lock();
+        let first = state.segments.first();
+        first.is_some_and(|first| number < first.number)
+    }
 }
 
 impl State {

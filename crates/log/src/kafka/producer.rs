@@ -249,10 +249,12 @@ impl Shared {
             let current = self.is_current(&client);
             if abandoned || !current {
                 // Again and again: what was on its way to a broker may come back from there.
-                client.producer.purge(PurgeConfig::default().queue());
+                let config = PurgeConfig::default().non_blocking();
+                client.producer.purge(config.queue());
             }
-            if abandoned || overdue {
-                client.producer.purge(PurgeConfig::default().inflight());
+            if abandoned || (overdue && !current) {
+                let config = PurgeConfig::default().non_blocking();
+                client.producer.purge(config.inflight());
             }
             // Who is told of a failure finds another producer where this one is lost.
             for append in std::mem::take(&mut *self.untold.lock()) {

@@ -2,14 +2,13 @@
 
 use tally_domain::Offset;
 
-use super::{SnapshotError, SnapshotName, Snapshots};
+use super::{SnapshotError, Wanted};
 use crate::projector::Projector;
-use crate::shared::Shared;
 
 impl Projector {
     /// The offsets below which the log is not needed any more to bring the state back, by partition: up to
-    /// the oldest snapshot that is kept, all of which are read and found whole or passed over, and no
-    /// further than the state is written down. 0 where there is no snapshot of this fold.
+    /// the oldest snapshot that is kept, all of which are read; those that are not usable with this log and
+    /// fold are passed over. No further than the state is written down; 0 where there is no snapshot.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -18,40 +17,28 @@ impl Projector {
         let snapshots = snapshots.ok_or(SnapshotError::Nowhere)?;
         // None of them goes meanwhile.
         let _one = self.snapshotting.lock();
-        let life = self.life()?;
-        life.shared.checkpointer.checkpoint(&life.shared)?;
-        let names = snapshots.list(self.log().identity().id)?;
-        let mut covered = life.shared.checkpointer.written();
+        let (written, identity) = {
+            let life = self.life()?;
+            let checkpointer = &life.shared.checkpointer;
+            checkpointer.checkpoint(&life.shared)?;
+            (checkpointer.written(), checkpointer.identity().clone())
+        };
+        let wanted = Wanted {
+            log: self.log().as_ref(),
+            identity: &identity,
+            dir: &self.lasting.dir,
+        };
+        let names = snapshots.list(identity.log)?;
+        let mut covered = written;
         for (partition, written) in (0..).zip(&mut covered) {
-            let names = names.get(&partition).map_or(&[][..], Vec::as_slice);
-            let oldest = self.oldest(snapshots, &life.shared, names)?;
-            *written = (*written).min(oldest.unwrap_or_default());
+            let mut oldest = 0;
+            for name in names.get(&partition).into_iter().flatten() {
+                if snapshots.usable(name, &wanted)?.is_some() {
+                    oldest = name.next_offset;
+                }
+            }
+            *written = (*written).min(oldest);
         }
         Ok(covered)
-    }
-
-    /// Where the oldest one is that is whole and of this fold.
-    fn oldest(
-        &self,
-        snapshots: &Snapshots,
-        shared: &Shared,
-        names: &[SnapshotName],
-    ) -> Result<Option<Offset>, SnapshotError> {
-        let identity = shared.checkpointer.identity();
-        let ours = (identity.fold_version, identity.layout);
-        let mut oldest = None;
-        for name in names {
-            if (name.fold_version, name.layout) != ours {
-                continue;
-            }
-            match snapshots.check(name, &self.lasting.dir) {
-                Ok(()) => oldest = Some(name.next_offset),
-                Err(error @ SnapshotError::Damaged { .. }) => {
-                    tracing::error!(%error, "it is counted as none");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(oldest)
     }
 }

@@ -218,7 +218,7 @@ impl Reader {
 ///
 /// # Errors
 /// [`SnapshotError::Damaged`]; where the file can't be read.
-pub fn check(path: &Path, name: &str) -> Result<Header, SnapshotError> {
+pub fn check(path: &Path, name: &str) -> Result<(Header, Place), SnapshotError> {
     read(path, name, &mut |_, _| Ok(()))
 }
 
@@ -227,7 +227,7 @@ pub(super) fn read(
     path: &Path,
     name: &str,
     visit: &mut Visit<'_>,
-) -> Result<Header, SnapshotError> {
+) -> Result<(Header, Place), SnapshotError> {
     let mut reader = Reader::open(path, name)?;
     let header = reader.header()?;
     let place_key = layout::partition_key(header.partition);
@@ -249,8 +249,8 @@ pub(super) fn read(
         count += 1;
         before = key;
     }
-    if place.map(|place| place.next_offset) != Some(header.next_offset) {
-        return Err(reader.damaged("its place in the log is another than it says"));
+    match place {
+        Some(place) if place.next_offset == header.next_offset => Ok((header, place)),
+        Some(_) | None => Err(reader.damaged("its place in the log is another than it says")),
     }
-    Ok(header)
 }

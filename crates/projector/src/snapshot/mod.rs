@@ -24,21 +24,25 @@ pub mod objects;
 pub(crate) mod restore;
 mod take;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tally_domain::{LogId, Partition};
-use tally_log::storage::Storage;
+use parking_lot::Mutex;
+use tally_domain::{LogId, Offset, Partition};
+use tally_log::{EventLog, ReadError};
 
-use crate::aside::set_aside;
-use crate::error::StateError;
-use crate::identity::STATE_FILES;
+use crate::error::{OpenError, StateError, with_causes};
+use crate::identity::{Identity, check_against};
+use crate::metrics::unix_millis;
+use crate::store::layout::Place;
 pub use file::Header;
 pub use name::SnapshotName;
 pub use objects::{ObjectError, Objects};
+pub use restore::set_state_aside;
 
 /// The folder in the state's where they are on their way.
 const SPOOL: &str = "snapshots";
@@ -52,6 +56,22 @@ pub enum SnapshotError {
     /// Where they are kept.
     #[error(transparent)]
     Objects(#[from] ObjectError),
+    /// None that could be used.
+    #[error("there is no snapshot of this log and this version of the fold that is whole")]
+    Missing,
+    /// Too little to be used with the log.
+    #[error(
+        "there is no snapshot of partition {partition} that reaches the log, which begins at {first}"
+    )]
+    TooOld {
+        /// The partition.
+        partition: Partition,
+        /// Where the log begins.
+        first: Offset,
+    },
+    /// The log that they are held against.
+    #[error(transparent)]
+    Log(#[from] ReadError),
     /// It does not read back as it was written.
     #[error("snapshot {name} is damaged: {what}")]
     Damaged {
@@ -86,11 +106,21 @@ impl SnapshotError {
     }
 }
 
-/// Where a log's snapshots are kept.
+/// Where a log's snapshots are kept. Clones are the same.
 #[derive(Clone)]
 pub struct Snapshots {
     objects: Arc<dyn Objects>,
     keep: usize,
+    /// Those that this process has read and found usable.
+    proven: Arc<Mutex<BTreeSet<SnapshotName>>>,
+}
+
+/// What a snapshot has to be of, to be of use.
+struct Wanted<'a> {
+    log: &'a dyn EventLog,
+    identity: &'a Identity,
+    /// The state's folder, for the spool.
+    dir: &'a Path,
 }
 
 impl fmt::Debug for Snapshots {
@@ -103,8 +133,11 @@ impl Snapshots {
     /// Snapshots that are kept there, the newest `keep` of each partition; at least 1.
     #[must_use]
     pub fn in_objects(objects: Arc<dyn Objects>, keep: usize) -> Self {
-        let keep = keep.max(1);
-        Self { objects, keep }
+        Self {
+            objects,
+            keep: keep.max(1),
+            proven: Arc::default(),
+        }
     }
 
     /// Where that is, for people.
@@ -145,11 +178,62 @@ impl Snapshots {
         self.fetch(name, dir).map(drop)
     }
 
-    /// Removes all but the newest of each partition, which are known to be whole.
-    fn prune(&self, log: LogId) -> Result<(), SnapshotError> {
-        for names in self.list(log)?.into_values() {
-            for name in names.iter().skip(self.keep) {
-                self.objects.delete(&name.to_string())?;
+    /// Fetches a snapshot that is whole, of this fold, and of the log as it is; says why another is
+    /// passed over.
+    fn usable(
+        &self,
+        name: &SnapshotName,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Fetched>, SnapshotError> {
+        let identity = wanted.identity;
+        if (name.fold_version, name.layout) != (identity.fold_version, identity.layout) {
+            return Ok(None);
+        }
+        let fetched = match self.fetch(name, wanted.dir) {
+            Ok(fetched) if fetched.header.identity == *identity => fetched,
+            Ok(_) => return Ok(None),
+            Err(error @ SnapshotError::Damaged { .. }) => {
+                tracing::error!(%error, "a snapshot is passed over");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        match check_against(wanted.log, &[(name.partition, fetched.place)]) {
+            Ok(()) => Ok(Some(fetched)),
+            Err(OpenError::Read(error)) => Err(error.into()),
+            // The log has been cut off past it, or put back to an older time.
+            Err(error) => {
+                let why = with_causes(&error);
+                tracing::error!(%name, why, "a snapshot does not fit the log, and is passed over");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether a snapshot is usable; one is read once by a process.
+    fn is_proven(&self, name: &SnapshotName, wanted: &Wanted<'_>) -> Result<bool, SnapshotError> {
+        if self.proven.lock().contains(name) {
+            return Ok(true);
+        }
+        let usable = self.usable(name, wanted)?.is_some();
+        if usable {
+            self.proven.lock().insert(*name);
+        }
+        Ok(usable)
+    }
+
+    /// Removes what is older than the newest so many of each partition that are usable. What is not
+    /// usable and newer stays, for whoever wants to know why.
+    fn prune(&self, wanted: &Wanted<'_>) -> Result<(), SnapshotError> {
+        for names in self.list(wanted.identity.log)?.into_values() {
+            let mut kept = 0;
+            for name in names {
+                if kept < self.keep {
+                    kept += usize::from(self.is_proven(&name, wanted)?);
+                } else {
+                    self.objects.delete(&name.to_string())?;
+                    self.proven.lock().remove(&name);
+                }
             }
         }
         Ok(())
@@ -160,7 +244,7 @@ impl Snapshots {
         let file = SpoolFile::new(dir, name.partition)?;
         let text = name.to_string();
         self.objects.get(&text, &file.0)?;
-        let header = file::check(&file.0, &text)?;
+        let (header, place) = file::check(&file.0, &text)?;
         if header.name() != *name {
             return Err(SnapshotError::Damaged {
                 name: text,
@@ -170,6 +254,7 @@ impl Snapshots {
         Ok(Fetched {
             name: *name,
             header,
+            place,
             file,
         })
     }
@@ -179,6 +264,7 @@ impl Snapshots {
 struct Fetched {
     name: SnapshotName,
     header: Header,
+    place: Place,
     file: SpoolFile,
 }
 
@@ -187,10 +273,14 @@ struct SpoolFile(PathBuf);
 
 impl SpoolFile {
     fn new(dir: &Path, partition: Partition) -> Result<Self, SnapshotError> {
+        static FILES: AtomicU64 = AtomicU64::new(0);
         let dir = dir.join(SPOOL);
         std::fs::create_dir_all(&dir).map_err(SnapshotError::spool(&dir, "made"))?;
+        // Another process may have this one's number, in another container.
+        let (process, now) = (std::process::id(), unix_millis());
+        let file = FILES.fetch_add(1, Ordering::Relaxed);
         Ok(Self(
-            dir.join(format!("{partition}.{}", std::process::id())),
+            dir.join(format!("{partition}.{process}.{now}.{file}")),
         ))
     }
 }
@@ -206,13 +296,14 @@ impl Drop for SpoolFile {
     }
 }
 
-/// Sets a state aside that nobody has open, so that the next opening begins from the snapshots; where
-/// it is then.
-///
-/// # Errors
-/// [`StateError::Redo`].
-pub fn set_state_aside(storage: &dyn Storage, dir: &Path) -> Result<PathBuf, StateError> {
-    set_aside(storage, dir, &STATE_FILES)
+/// Removes what processes that were killed left on its way.
+pub(crate) fn clear_spool(dir: &Path) {
+    let dir = dir.join(SPOOL);
+    if let Err(error) = std::fs::remove_dir_all(&dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %dir.display(), %error, "old snapshots on their way stay behind");
+    }
 }
 
 /// A snapshot that was taken.

@@ -1,13 +1,15 @@
 //! Snapshots put into an empty state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use tally_domain::Position;
+use tally_domain::{Position, Rules};
+use tally_log::storage::Storage;
 use tally_log::{EventLog, ReadError};
 
-use super::{Fetched, SnapshotError, Snapshots, file};
+use super::{Fetched, SnapshotError, Snapshots, Wanted, file};
+use crate::aside::set_aside;
 use crate::error::{OpenError, StateError, with_causes};
-use crate::identity::Identity;
+use crate::identity::{Identity, STATE_FILES};
 use crate::store::{Store, StoreError, layout};
 
 /// How many puts go into the store between two flushes: a later flush grows faster than linear.
@@ -30,7 +32,7 @@ impl Newest {
         let Some(snapshots) = snapshots else {
             return Ok(Self(Vec::new()));
         };
-        match Self::fetch(snapshots, dir, wanted) {
+        match Self::fetch(snapshots, log, dir, wanted) {
             Ok(newest) => Ok(newest),
             Err(cause) => {
                 let none = Self(Vec::new());
@@ -51,23 +53,19 @@ impl Newest {
         }
     }
 
-    fn fetch(snapshots: &Snapshots, dir: &Path, wanted: &Identity) -> Result<Self, SnapshotError> {
+    fn fetch(
+        snapshots: &Snapshots,
+        log: &dyn EventLog,
+        dir: &Path,
+        identity: &Identity,
+    ) -> Result<Self, SnapshotError> {
+        let wanted = Wanted { log, identity, dir };
         let mut newest = Vec::new();
-        for names in snapshots.list(wanted.log)?.into_values() {
+        for names in snapshots.list(identity.log)?.into_values() {
             for name in names {
-                match snapshots.fetch(&name, dir) {
-                    Ok(fetched) if fetched.header.identity == *wanted => {
-                        newest.push(fetched);
-                        break;
-                    }
-                    Ok(_) => {
-                        tracing::info!(%name, "a snapshot of another version of the fold is passed over")
-                    }
-                    Err(error @ SnapshotError::Damaged { .. }) => {
-                        let error = with_causes(&error);
-                        tracing::error!(error, "the one before it is used, where there is one");
-                    }
-                    Err(error) => return Err(error),
+                if let Some(fetched) = snapshots.usable(&name, &wanted)? {
+                    newest.push(fetched);
+                    break;
                 }
             }
         }
@@ -101,6 +99,9 @@ impl Newest {
             copy(fetched, store).map_err(|error| match error {
                 SnapshotError::State(error) => error,
                 error @ (SnapshotError::Nowhere
+                | SnapshotError::Missing
+                | SnapshotError::TooOld { .. }
+                | SnapshotError::Log(_)
                 | SnapshotError::Objects(_)
                 | SnapshotError::Damaged { .. }
                 | SnapshotError::Spool { .. }) => StateError::Failed(with_causes(&error)),
@@ -116,6 +117,29 @@ impl Newest {
             .and_then(|()| store.flush());
         Ok(ended.map_err(StateError::Store)?)
     }
+}
+
+/// Sets a state aside that nobody has open, so that the next opening begins from the snapshots; where it is
+/// then. They are all fetched and checked before.
+///
+/// # Errors
+/// [`SnapshotError`]; the state is as it was then.
+pub fn set_state_aside(
+    log: &dyn EventLog,
+    storage: &dyn Storage,
+    dir: &Path,
+    snapshots: &Snapshots,
+) -> Result<PathBuf, SnapshotError> {
+    let wanted = Identity::of(log.identity(), Rules::CURRENT);
+    let newest = Newest::fetch(snapshots, log, dir, &wanted)?;
+    if newest.0.is_empty() {
+        return Err(SnapshotError::Missing);
+    }
+    if let Some(Position { partition, offset }) = newest.gap(log)? {
+        let first = offset;
+        return Err(SnapshotError::TooOld { partition, first });
+    }
+    Ok(set_aside(storage, dir, &STATE_FILES)?)
 }
 
 fn copy(fetched: &Fetched, store: &dyn Store) -> Result<(), SnapshotError> {

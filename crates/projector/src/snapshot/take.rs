@@ -1,11 +1,12 @@
 //! A snapshot taken from a state that is used.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use tally_domain::Partition;
 
 use super::file::{Header, Writer};
-use super::{SnapshotError, SnapshotName, Snapshots, SpoolFile, Taken};
+use super::{SnapshotError, SnapshotName, Snapshots, SpoolFile, Taken, Wanted};
 use crate::error::StateError;
 use crate::metrics::unix_millis;
 use crate::projector::Projector;
@@ -31,19 +32,43 @@ impl Projector {
     }
 
     fn take_all(&self, to: &Snapshots, each: &mut dyn FnMut(&Taken)) -> Result<u64, SnapshotError> {
-        let log = self.log().identity();
-        let before = to.list(log.id)?;
+        let identity = self.life()?.shared.checkpointer.identity().clone();
+        let wanted = Wanted {
+            log: self.log().as_ref(),
+            identity: &identity,
+            dir: &self.lasting.dir,
+        };
+        let before = to.list(identity.log)?;
         let mut bytes = 0;
-        for partition in 0..log.partitions {
-            let newest = before.get(&partition).and_then(|names| names.first());
+        for partition in 0..identity.partitions {
+            let mut newest = None;
+            for name in before.get(&partition).into_iter().flatten() {
+                if to.is_proven(name, &wanted)? {
+                    newest = Some(name);
+                    break;
+                }
+            }
             if let Some(taken) = self.take_one(partition, to, newest)? {
-                to.check(&taken.name, &self.lasting.dir)?;
+                prove(to, &taken.name, &wanted)?;
                 bytes += taken.bytes;
                 each(&taken);
             }
         }
-        to.prune(log.id)?;
+        to.prune(&wanted)?;
         Ok(bytes)
+    }
+
+    /// When the newest snapshot of any partition was taken, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn newest_snapshot_millis(&self) -> Result<Option<u64>, SnapshotError> {
+        let to = self.lasting.options.snapshots.as_ref();
+        let names = to
+            .ok_or(SnapshotError::Nowhere)?
+            .list(self.log().identity().id)?;
+        let all = names.into_values().flatten();
+        Ok(all.map(|name| name.made_millis).max())
     }
 
     /// `None` where there is nothing that `newest` does not have.
@@ -67,6 +92,8 @@ impl Projector {
         newest: Option<&SnapshotName>,
         path: &Path,
     ) -> Result<Option<Taken>, SnapshotError> {
+        // A swap waits until the store is read, and not until all is sent.
+        let _one = self.copying.lock();
         let life = self.life()?;
         let shared = &life.shared;
         // What the store has is then as new as can be.
@@ -79,6 +106,17 @@ impl Projector {
             write(shared, partition, newest, path)
         })
     }
+}
+
+/// Reads a snapshot back that was just sent; one that is not usable is removed.
+fn prove(to: &Snapshots, name: &SnapshotName, wanted: &Wanted<'_>) -> Result<(), SnapshotError> {
+    if to.is_proven(name, wanted)? {
+        return Ok(());
+    }
+    let name = name.to_string();
+    to.objects.delete(&name)?;
+    let what = "it did not come back as it was sent".to_owned();
+    Err(SnapshotError::Damaged { name, what })
 }
 
 /// Writes what the store has of a partition. No checkpoint may be under way.
@@ -128,6 +166,10 @@ fn copy(
 ) -> Result<(), SnapshotError> {
     let mut failed = None;
     let scanned = store.scan(prefix, &mut |key, sealed| {
+        if shared.quit.load(Ordering::Acquire) || shared.stop_at.get().is_some() {
+            failed = Some(StateError::Reopening.into());
+            return Err(StoreError::ended("the state is closed"));
+        }
         let written = layout::open(key, sealed)
             .map_err(SnapshotError::State)
             .and_then(|_| {

@@ -256,6 +256,63 @@ fn all_offsets(folder: &Folder, log: &MemoryLog) -> Vec<u64> {
     offsets.iter().map(|name| name.next_offset).collect()
 }
 
+/// Protects what is kept: before anything goes, what stays was read. A damaged one, one of another history
+/// or of a log that was put back counts as none, is taken again, and is never restored from.
+#[test]
+fn what_is_of_no_use_counts_as_none() {
+    let (log, kept) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let folder = Folder::new(kept.path());
+    let fold = with_snapshots(&folder, &log);
+    let before = all(&folder, &log);
+    // The log is put back to where the first ones were, and goes on otherwise.
+    let back = log.older(60);
+    let dir = tempfile::tempdir().unwrap();
+    let opening = keeping(&folder, 1);
+    let projector = opening.open(&back, dir.path());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&back));
+    back.add_all(&history(9_000, 20));
+    catch_up(&projector);
+    let taken = take(&projector);
+    assert_eq!(taken.len(), 4);
+    // Those of the other history are newer by their offsets, and neither pushed these out nor count.
+    let covered = projector.covered().unwrap();
+    assert_eq!(
+        covered,
+        taken
+            .iter()
+            .map(|name| name.next_offset)
+            .collect::<Vec<_>>()
+    );
+    let other = tempfile::tempdir().unwrap();
+    assert_eq!(restores(&folder, &back, other.path(), &folded(&back)), 0);
+    drop(projector);
+    // The log as it was is brought back by what is left of its own.
+    let other = tempfile::tempdir().unwrap();
+    assert!(restores(&folder, &log, other.path(), &fold) >= 50);
+    // A damaged newest one is taken again, and nothing goes for its sake.
+    let newest = before[0];
+    fs::write(folder.path(&newest.to_string()), b"damaged").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let projector = keeping(&folder, 1).open(&log, dir.path());
+    catch_up(&projector);
+    let names = take(&projector);
+    assert!(names.iter().any(|name| name.partition == newest.partition));
+    let other = tempfile::tempdir().unwrap();
+    assert_eq!(restores(&folder, &log, other.path(), &fold), 0);
+}
+
+/// Protects the disk: what a process left on its way when it was killed goes at the next start.
+#[test]
+fn what_was_on_its_way_goes() {
+    let (log, dir) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let spool = dir.path().join("snapshots");
+    fs::create_dir_all(&spool).unwrap();
+    fs::write(spool.join("3.1.2.0"), b"half").unwrap();
+    drop(Opening::default().open(&log, dir.path()));
+    assert!(!spool.exists());
+}
+
 /// Protects a start from a snapshot of any bytes, also where its checksum is right: it is damaged, or what it
 /// says is in it.
 #[test]
@@ -278,7 +335,7 @@ fn fuzz_snapshots() {
             }
             fs::write(&path, &bytes).unwrap();
             match file::check(&path, "one") {
-                Ok(header) => {
+                Ok((header, _)) => {
                     assert_eq!(
                         SnapshotName::parse(&header.name().to_string()),
                         Some(header.name())

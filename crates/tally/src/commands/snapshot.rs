@@ -71,7 +71,7 @@ pub(crate) fn run(command: &SnapshotCommand, config: &Config) -> Result<ExitCode
         SnapshotCommand::Create => create(config).map(|()| ExitCode::SUCCESS),
         SnapshotCommand::List => list(config, &snapshots).map(|()| ExitCode::SUCCESS),
         SnapshotCommand::Check => check(config, &snapshots),
-        SnapshotCommand::Restore => restore(config).map(|()| ExitCode::SUCCESS),
+        SnapshotCommand::Restore => restore(config, &snapshots).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -138,7 +138,7 @@ fn check(config: &Config, snapshots: &Snapshots) -> Result<ExitCode, Failure> {
     })
 }
 
-fn restore(config: &Config) -> Result<(), Failure> {
+fn restore(config: &Config, snapshots: &Snapshots) -> Result<(), Failure> {
     let opened = match Folder::existing(config)? {
         Folder::Opened(opened) => opened,
         Folder::Server(_) => {
@@ -148,7 +148,8 @@ fn restore(config: &Config) -> Result<(), Failure> {
         }
     };
     let dir = config.data_dir.join("state");
-    let aside = set_state_aside(&RealStorage, &dir).map_err(Failure::of)?;
+    let aside = set_state_aside(opened.log.as_ref(), &RealStorage, &dir, snapshots);
+    let aside = aside.map_err(Failure::of)?;
     output::note(&format!("The state before is in {}.", aside.display()));
     let projector = opened.projector(config)?;
     let started_at = projector.status().started_at;

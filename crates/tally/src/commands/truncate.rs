@@ -24,8 +24,9 @@ Examples:
 
 Removes the oldest records that every snapshot which is kept has, all of which are read before, and that
 are in the state as it is written down; files in whole, so the log may keep some more. What is removed can't
-be folded again: by no later version of the fold, by no `tally verify` or `tally rebuild`, which need the log
-from its beginning. Back it up before, or copy it with `tally log copy`, where that may be wanted.";
+be folded again: no later version of the fold starts on what is left, `tally verify` proves nothing for those
+partitions, `tally rebuild` begins at the snapshots, and `tally backup` refuses such a log. Make a backup before, or
+copy it with `tally log copy`, where that may be wanted.";
 
 enum Place {
     Server(Client),

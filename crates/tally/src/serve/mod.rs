@@ -101,7 +101,7 @@ async fn serve(
     let (state, metrics) = (Arc::clone(&management), registry.clone());
     let opening =
         tokio::task::spawn_blocking(move || open::everything(&settings, &dir, &state, &metrics));
-    let opened = tokio::select! {
+    let mut opened = tokio::select! {
         opened = opening => opened.map_err(Failure::of)??,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped while starting");
@@ -136,6 +136,7 @@ async fn serve(
     tracing::info!(signal, "stopping: finishing what was accepted");
     let deadline = Deadline::after(config.shutdown_limit.get());
     management.drain();
+    drop(opened.snapshots.take());
     let stopping = async {
         tokio::time::sleep(config.drain_delay.get()).await;
         stop(&opened, api, management_server, deadline).await

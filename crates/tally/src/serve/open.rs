@@ -36,7 +36,7 @@ pub(super) struct Opened {
     pub(super) projector: Arc<Projector>,
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
-    _snapshots: Option<Schedule>,
+    pub(super) snapshots: Option<Schedule>,
 }
 
 /// Opens the state and starts to follow the log.
@@ -120,7 +120,7 @@ pub(super) fn everything(
         catalogue: Arc::clone(&catalogue),
     });
     Ok(Opened {
-        _snapshots: Schedule::start(config, &projector)?,
+        snapshots: Schedule::start(config, &projector)?,
         logs,
         projector,
         catalogue,

@@ -10,6 +10,9 @@ use tally_projector::Projector;
 use crate::config::Config;
 use crate::failure::{Failure, with_causes};
 
+/// The pause before the first run, at least: a server that has just started has other work.
+const SOON: Duration = Duration::from_secs(60);
+
 /// Takes snapshots until it is dropped; a run that is under way then goes on without being waited for,
 /// and what it has not ended is no snapshot.
 pub(super) struct Schedule(Arc<Ended>);
@@ -40,6 +43,16 @@ impl Schedule {
     }
 }
 
+/// When the newest one is as old as they may get; soon where there is none, or nobody knows.
+fn first_due(projector: &Projector, every: Duration) -> Instant {
+    let newest = projector.newest_snapshot_millis().ok().flatten();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let newest = newest.map(Duration::from_millis);
+    let age = newest.and_then(|newest| since.ok()?.checked_sub(newest));
+    let left = age.map_or(Duration::ZERO, |age| every.saturating_sub(age));
+    Instant::now() + left.max(SOON.min(every))
+}
+
 impl Drop for Schedule {
     fn drop(&mut self) {
         *self.0.ended.lock() = true;
@@ -49,7 +62,7 @@ impl Drop for Schedule {
 
 impl Ended {
     fn run(&self, projector: &Projector, every: Duration) {
-        let mut due = Instant::now() + every;
+        let mut due = first_due(projector, every);
         loop {
             let mut ended = self.ended.lock();
             while !*ended && Instant::now() < due {
