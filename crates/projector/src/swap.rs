@@ -7,6 +7,7 @@
 //! state/…/ready                in either: it may take its place
 //! state/previous/…             the one that was used before
 //! state/swap                   there while they change places; it names the incoming one
+//! state/retake                 from then on until snapshots were taken: those there are are of another state
 //! ```
 //!
 //! The marker is made durable first. From then on the only way is forward: whoever opens the state
@@ -26,6 +27,7 @@ const PREVIOUS: &str = "previous";
 const MARKER: &str = "swap";
 const DISCARDED: &str = "discarded";
 const READY: &str = "ready";
+const RETAKE: &str = "retake";
 
 /// A state that is to take the place of the one that is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,9 +150,15 @@ pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError
         move_files(storage, &shadow, dir)?;
     }
     remove_all(&shadow)?;
+    retake(storage, dir).set("")?;
     marker.remove()?;
     tracing::info!("another state has taken the place of the one before, which is kept");
     Ok(())
+}
+
+/// The mark that says that the snapshots there are were taken from another state, which may have been wrong.
+pub(crate) fn retake<'a>(storage: &'a dyn Storage, dir: &'a Path) -> Mark<'a> {
+    Mark::new(storage, dir, RETAKE)
 }
 
 /// Moves what a state consists of, its store last.

@@ -1,6 +1,8 @@
 //! A snapshot taken from a state that is used.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tally_domain::Partition;
@@ -13,6 +15,7 @@ use crate::projector::Projector;
 use crate::shared::Shared;
 use crate::store::layout::{self, Place};
 use crate::store::{Store, StoreError};
+use crate::swap::retake;
 
 impl Projector {
     /// Takes a snapshot of every partition that has moved since its last, reads each back from where
@@ -32,13 +35,23 @@ impl Projector {
     }
 
     fn take_all(&self, to: &Snapshots, each: &mut dyn FnMut(&Taken)) -> Result<u64, SnapshotError> {
-        let identity = self.life()?.shared.checkpointer.identity().clone();
+        let life = self.life()?;
+        let identity = life.shared.checkpointer.identity().clone();
+        let of_life = Arc::downgrade(&life);
+        drop(life);
         let wanted = Wanted {
             log: self.log().as_ref(),
             identity: &identity,
             dir: &self.lasting.dir,
         };
-        let before = to.list(identity.log)?;
+        let (storage, dir) = (self.lasting.storage.as_ref(), &self.lasting.dir);
+        let mark = retake(storage, dir);
+        // A state that has taken another's place may be right where that was wrong.
+        let before = if mark.is_set()? {
+            BTreeMap::new()
+        } else {
+            to.list(identity.log)?
+        };
         let mut bytes = 0;
         for partition in 0..identity.partitions {
             let mut newest = None;
@@ -53,6 +66,10 @@ impl Projector {
                 bytes += taken.bytes;
                 each(&taken);
             }
+        }
+        // Unless another came meanwhile.
+        if of_life.strong_count() > 0 {
+            mark.remove()?;
         }
         to.prune(&wanted)?;
         Ok(bytes)

@@ -11,6 +11,7 @@ use tally_fuzz::{fuzz, way};
 use tally_log::storage::RealStorage;
 use tally_projector::snapshot::file;
 use tally_projector::store::{Store, StoreError};
+use tally_projector::swap::Incoming;
 use tally_projector::{OpenError, Options, Projector, SnapshotError, SnapshotName, StateDump};
 
 use crate::common::objects::Folder;
@@ -300,6 +301,39 @@ fn what_is_of_no_use_counts_as_none() {
     assert!(names.iter().any(|name| name.partition == newest.partition));
     let other = tempfile::tempdir().unwrap();
     assert_eq!(restores(&folder, &log, other.path(), &fold), 0);
+}
+
+/// Protects a rebuilt state from what was wrong before it: where another state has taken its place, all is
+/// taken again, and those are the newest.
+#[test]
+fn a_rebuilt_state_is_taken_again() {
+    let (log, kept) = (MemoryLog::new(), tempfile::tempdir().unwrap());
+    let (folder, dir) = (Folder::new(kept.path()), tempfile::tempdir().unwrap());
+    log.add_all(&history(0, 100));
+    let shadow = Incoming::Shadow.dir(dir.path());
+    let projector = keeping(&folder, 2).open(&log, dir.path());
+    catch_up(&projector);
+    let wrong = take(&projector);
+    assert_eq!(take(&projector), []);
+    let made = Opening::default().open(&log, &shadow);
+    catch_up(&made);
+    made.stop(LIMIT).unwrap();
+    drop(made);
+    Incoming::Shadow
+        .set_ready(&RealStorage, dir.path())
+        .unwrap();
+    projector.swap(Incoming::Shadow).unwrap();
+    // Also by the next life of the service.
+    drop(projector);
+    let projector = keeping(&folder, 2).open(&log, dir.path());
+    catch_up(&projector);
+    let right = take(&projector);
+    assert_eq!(right.len(), wrong.len());
+    for (wrong, right) in wrong.iter().zip(&right) {
+        assert_eq!(wrong.next_offset, right.next_offset);
+        assert!(wrong < right);
+    }
+    assert_eq!(take(&projector), []);
 }
 
 /// Protects the disk: what a process left on its way when it was killed goes at the next start.
