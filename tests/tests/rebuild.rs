@@ -209,7 +209,7 @@ fn a_killed_rebuild_leaves_a_good_state() {
     server.stop();
     assert_eq!(
         names(&folder.data_dir().join("state")),
-        ["previous", "rebuild.lock", "sled"]
+        ["previous", "rebuild.lock", "retake", "sled"]
     );
     assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
 }
