@@ -81,9 +81,6 @@ struct Line {
 /// Rebuilds.
 pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failure> {
     let source = Source::open(config)?;
-    if let Source::Beside { .. } = source {
-        give_way();
-    }
     let dir = config.data_dir.join("state");
     let _alone = lock(&dir)?;
     let incoming = if args.roll_back {
@@ -115,15 +112,6 @@ pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failu
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// Lets the server go first where there are not cores enough for both. Threads that are made from now on
-/// do as this one.
-fn give_way() {
-    const LEAST: i32 = 19;
-    if let Err(error) = rustix::process::nice(LEAST) {
-        tracing::debug!(%error, "the rebuild runs with the server's priority");
-    }
 }
 
 fn say(line: &Line, json: bool) -> Result<(), Failure> {
