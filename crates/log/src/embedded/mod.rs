@@ -239,6 +239,7 @@ fn share(
         name: name.to_owned(),
         identity: opened.identity,
         metrics,
+        foreign: false,
         queue: Queue::new(options),
         state: Mutex::new(state),
         truncating: Mutex::default(),

@@ -325,11 +325,11 @@ fn unreadable(shared: &Shared, segment: &SegmentInfo, place: u64, error: &io::Er
     }
 }
 
-/// Whether a segment that is not there any more was removed as the oldest: here, or by the process that
-/// writes the log. Then a later one is there, and none before it.
+/// Whether a segment that is not there any more was removed as the oldest: here, which is known, or by the
+/// process that writes the log. Then a later one is there, and none before it.
 fn is_cut_off(shared: &Shared, segment: &SegmentInfo) -> bool {
-    if shared.is_removed(segment.number) {
-        return true;
+    if !shared.foreign {
+        return shared.is_removed(segment.number);
     }
     let names = shared.storage.list(&shared.dir).unwrap_or_default();
     let first = names

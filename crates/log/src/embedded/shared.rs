@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) identity: LogIdentity,
     pub(crate) metrics: OneLog,
+    /// Whether another process writes it: then only the folder tells which segments it has removed.
+    pub(crate) foreign: bool,
     pub(crate) queue: Queue,
     pub(crate) state: Mutex<State>,
     /// Held while the oldest segments are removed, so that one goes after the other.

@@ -96,7 +96,8 @@ impl LogView {
             file,
             recovery: Recovery::default(),
         };
-        let shared = super::share(storage, dir, name, &options, metrics, opened);
+        let mut shared = super::share(storage, dir, name, &options, metrics, opened);
+        shared.foreign = true;
         shared
             .queue
             .close("another process writes it", Stop::Abandon);

@@ -62,7 +62,7 @@ impl Delivery {
     }
 
     /// From now on, what this producer gives up has run out of time.
-    pub(super) fn is_overdue(&self) {
+    pub(super) fn set_overdue(&self) {
         self.overdue.store(true, Ordering::Relaxed);
     }
 

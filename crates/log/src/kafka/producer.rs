@@ -285,7 +285,7 @@ impl Shared {
                 log = self.name,
                 "no broker took a record within kafka.delivery_timeout: all that wait are given up"
             );
-            client.producer.context().is_overdue();
+            client.producer.context().set_overdue();
         } else {
             return;
         }
