@@ -160,3 +160,29 @@ fn nothing_is_appended_through_a_view() {
     drop(view);
     append_one(&log, 0, b"the writer goes on").unwrap();
 }
+
+/// Protects from a lost file that is taken for one that was cut off: the log itself knows what it has
+/// removed, and only whoever reads beside it goes by what is there.
+#[test]
+fn a_lost_file_is_damage_and_one_that_was_cut_off_is_none() {
+    let disk = SimDisk::default();
+    let (log, _) = open(&disk);
+    for _ in 0..40 {
+        fill(&log, "a", 4);
+    }
+    assert!(disk.files().contains(&segment(4)));
+    let beside = view(&disk);
+    beside.advance(&log.head().unwrap()).unwrap();
+    log.truncate(&log.head().unwrap()).unwrap();
+    let read = read_all(beside.log().as_ref());
+    assert!(matches!(read, Err(ReadError::Unavailable(_))), "{read:?}");
+    read_all(&log).unwrap();
+    for _ in 0..40 {
+        fill(&log, "b", 4);
+    }
+    let mut files = disk.files();
+    files.retain(|file| file.extension().is_some_and(|end| end == "log"));
+    disk.delete(&files[0]);
+    let read = read_all(&log);
+    assert!(matches!(read, Err(ReadError::Damaged { .. })), "{read:?}");
+}
