@@ -11,7 +11,7 @@ use tally_domain::{
 use crate::error::StateError;
 use crate::shared::{Shared, Slot};
 use crate::store::values::{Entry, EntryValue, entries};
-use crate::store::{StoreError, layout};
+use crate::store::{layout, try_scan};
 
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,20 +283,8 @@ fn scan(
     partition: Partition,
     mut visit: impl FnMut(&[u8]) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
-    let mut damage = None;
-    let scanned = shared
-        .store
-        .scan(&layout::prefix(kind, partition), &mut |key, sealed| {
-            layout::open(key, sealed)
-                .and_then(&mut visit)
-                .map_err(|error| {
-                    let why = error.to_string();
-                    damage = Some(error);
-                    StoreError::ended(why)
-                })
-        });
-    match damage {
-        Some(error) => Err(error),
-        None => Ok(scanned?),
-    }
+    let prefix = layout::prefix(kind, partition);
+    try_scan(shared.store.as_ref(), &prefix, |key, sealed| {
+        visit(layout::open(key, sealed)?)
+    })
 }

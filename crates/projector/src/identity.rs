@@ -17,7 +17,7 @@ use crate::remains;
 use crate::snapshot::Snapshots;
 use crate::snapshot::restore::Newest;
 use crate::store::layout::{self, Place};
-use crate::store::{OpenStore, Store, StoreError};
+use crate::store::{OpenStore, Store, StoreError, try_scan};
 use crate::swap;
 
 /// The store's folder in the state's.
@@ -144,11 +144,13 @@ pub(crate) fn open_state(
         .map_err(StateError::file(dir, "made"))?;
     swap::finish(storage, dir)?;
     let (cause, newest) = match read_state(storage, dir, open_store, &wanted) {
-        Ok(Some(opened)) if opened.empty && log.head()?.iter().any(|head| *head > 0) => {
+        Ok(Some(opened))
+            if opened.empty && snapshots.is_some() && log.head()?.iter().any(|head| *head > 0) =>
+        {
             // The store is opened again for them.
             drop(opened);
             let newest = Newest::find(snapshots, log, dir, &wanted)?;
-            return begin(log, storage, dir, open_store, newest);
+            return begin(log, storage, dir, open_store, &wanted, newest);
         }
         Ok(Some(opened)) => {
             check_against(log, &places(&opened.partitions))?;
@@ -185,7 +187,7 @@ pub(crate) fn open_state(
     let aside = set_aside(storage, dir, &STATE_FILES)?;
     tracing::warn!(cause, set_aside = %aside.display(), "the state is rebuilt from the log");
     metrics.rebuilds.with_label_values(&[cause]).inc();
-    begin(log, storage, dir, open_store, newest)
+    begin(log, storage, dir, open_store, &wanted, newest)
 }
 
 /// Opens a state that is empty but for what the snapshots have.
@@ -194,13 +196,14 @@ fn begin(
     storage: &dyn Storage,
     dir: &Path,
     open_store: &OpenStore,
+    wanted: &Identity,
     newest: Newest,
 ) -> Result<OpenedState, OpenError> {
-    let wanted = Identity::of(log.identity(), Rules::CURRENT);
-    let store = open_store(&dir.join(STORE)).map_err(OpenError::store)?;
-    newest.put_into(store.as_ref(), &wanted)?;
-    drop(store);
-    let fresh = read_state(storage, dir, open_store, &wanted)?;
+    if !newest.is_empty() {
+        let store = open_store(&dir.join(STORE)).map_err(OpenError::store)?;
+        newest.put_into(store.as_ref(), wanted)?;
+    }
+    let fresh = read_state(storage, dir, open_store, wanted)?;
     let fresh =
         fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
     check_against(log, &places(&fresh.partitions))?;
@@ -308,21 +311,10 @@ fn restore(
     };
     let place = Place::from_value(layout::open(&key, &sealed)?)?;
     let mut chunks = Vec::new();
-    let mut damage = None;
-    let scanned = store.scan(&layout::prefix(b'k', partition), &mut |key, sealed| {
-        match layout::open(key, sealed).and_then(layout::chunk_from) {
-            Ok(chunk) => chunks.push(chunk),
-            Err(error) => {
-                damage = Some(error);
-                return Err(StoreError::ended("damaged"));
-            }
-        }
-        Ok(())
-    });
-    if let Some(error) = damage {
-        return Err(error);
-    }
-    scanned?;
+    try_scan(store, &layout::prefix(b'k', partition), |key, sealed| {
+        chunks.push(layout::open(key, sealed).and_then(layout::chunk_from)?);
+        Ok::<_, StateError>(())
+    })?;
     chunks.sort_unstable_by_key(|(first, _)| *first);
     let oldest = place.next_key.saturating_sub(u64::from(identity.key_count));
     let keys: Vec<_> = chunks

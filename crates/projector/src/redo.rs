@@ -21,16 +21,13 @@ use std::path::{Path, PathBuf};
 use tally_log::storage::Storage;
 
 use crate::error::StateError;
-use crate::store::{Store, StoreError, values};
+use crate::store::{PUTS_PER_FLUSH, Store, StoreError, values};
 
 const MAGIC: &[u8; 8] = b"TALLYRD1";
 const HEADER: usize = 16;
 /// Bytes of a put before its key.
 const PUT: usize = 6;
 const REMOVE: u32 = u32::MAX;
-
-/// How many puts go into the store between two flushes: a later flush grows faster than linear.
-const PUTS_PER_FLUSH: u64 = 50_000;
 
 /// The puts of one checkpoint, encoded.
 #[derive(Debug, Clone)]

@@ -38,6 +38,7 @@ use tally_log::{EventLog, ReadError};
 use crate::error::{OpenError, StateError, with_causes};
 use crate::identity::{Identity, check_against};
 use crate::metrics::unix_millis;
+use crate::store::StoreError;
 use crate::store::layout::Place;
 pub use file::Header;
 pub use name::SnapshotName;
@@ -94,6 +95,12 @@ pub enum SnapshotError {
     /// The state that it is taken from, or put into.
     #[error(transparent)]
     State(#[from] StateError),
+}
+
+impl From<StoreError> for SnapshotError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.into())
+    }
 }
 
 impl SnapshotError {

@@ -10,10 +10,8 @@ use super::{Fetched, SnapshotError, Snapshots, Wanted, file};
 use crate::aside::set_aside;
 use crate::error::{OpenError, StateError, with_causes};
 use crate::identity::{Identity, STATE_FILES};
-use crate::store::{Store, StoreError, layout};
+use crate::store::{PUTS_PER_FLUSH, Store, layout};
 
-/// How many puts go into the store between two flushes: a later flush grows faster than linear.
-const PUTS_PER_FLUSH: u64 = 50_000;
 /// The number of the checkpoint that the restored state is.
 const CHECKPOINT: u64 = 1;
 
@@ -72,6 +70,10 @@ impl Newest {
         Ok(Self(newest))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The first partition that neither these nor the log can bring back.
     pub(crate) fn gap(&self, log: &dyn EventLog) -> Result<Option<Position>, ReadError> {
         let first = (0..).zip(log.first()?);
@@ -88,9 +90,6 @@ impl Newest {
     /// Puts them into an empty store. Cut short, the store shows a checkpoint that is not whole, and is
     /// not used.
     pub(crate) fn put_into(self, store: &dyn Store, identity: &Identity) -> Result<(), OpenError> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let put = |key: &[u8], value: Vec<u8>| store.put(key, Some(&layout::seal(key, value)));
         let number = || layout::number_value(CHECKPOINT);
         let marked = put(layout::BEGUN, number()).and_then(|()| store.flush());
@@ -132,7 +131,7 @@ pub fn set_state_aside(
 ) -> Result<PathBuf, SnapshotError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
     let newest = Newest::fetch(snapshots, log, dir, &wanted)?;
-    if newest.0.is_empty() {
+    if newest.is_empty() {
         return Err(SnapshotError::Missing);
     }
     if let Some(Position { partition, offset }) = newest.gap(log)? {
@@ -143,14 +142,13 @@ pub fn set_state_aside(
 }
 
 fn copy(fetched: &Fetched, store: &dyn Store) -> Result<(), SnapshotError> {
-    let failed = |error: StoreError| SnapshotError::State(error.into());
-    let mut puts = 0;
+    let mut puts = 0_u64;
     let name = fetched.name.to_string();
     file::read(&fetched.file.0, &name, &mut |key, value| {
-        store.put(key, Some(value)).map_err(failed)?;
+        store.put(key, Some(value))?;
         puts += 1;
-        if puts % PUTS_PER_FLUSH == 0 {
-            store.flush().map_err(failed)?;
+        if puts.is_multiple_of(PUTS_PER_FLUSH) {
+            store.flush()?;
         }
         Ok(())
     })

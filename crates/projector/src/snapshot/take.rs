@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tally_domain::Partition;
 
@@ -14,7 +15,7 @@ use crate::metrics::unix_millis;
 use crate::projector::Projector;
 use crate::shared::Shared;
 use crate::store::layout::{self, Place};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, try_scan};
 use crate::swap::retake;
 
 impl Projector {
@@ -75,17 +76,18 @@ impl Projector {
         Ok(bytes)
     }
 
-    /// When the newest snapshot of any partition was taken, in milliseconds since 1970.
+    /// How old the newest snapshot of any partition is; `None` where there is none.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn newest_snapshot_millis(&self) -> Result<Option<u64>, SnapshotError> {
+    pub fn snapshots_age(&self) -> Result<Option<Duration>, SnapshotError> {
         let to = self.lasting.options.snapshots.as_ref();
         let names = to
             .ok_or(SnapshotError::Nowhere)?
             .list(self.log().identity().id)?;
-        let all = names.into_values().flatten();
-        Ok(all.map(|name| name.made_millis).max())
+        let made = names.into_values().flatten().map(|name| name.made_millis);
+        let newest = made.max();
+        Ok(newest.map(|made| Duration::from_millis(unix_millis().saturating_sub(made))))
     }
 
     /// `None` where there is nothing that `newest` does not have.
@@ -181,27 +183,16 @@ fn copy(
     writer: &mut Writer,
     path: &Path,
 ) -> Result<(), SnapshotError> {
-    let mut failed = None;
-    let scanned = store.scan(prefix, &mut |key, sealed| {
+    let copied = try_scan(store, prefix, |key, sealed| {
         if shared.quit.load(Ordering::Acquire) || shared.stop_at.get().is_some() {
-            failed = Some(StateError::Reopening.into());
-            return Err(StoreError::ended("the state is closed"));
+            return Err(StateError::Reopening.into());
         }
-        let written = layout::open(key, sealed)
-            .map_err(SnapshotError::State)
-            .and_then(|_| {
-                let written = writer.value(key, sealed);
-                written.map_err(SnapshotError::spool(path, "written"))
-            });
-        written.map_err(|error| {
-            let why = error.to_string();
-            failed = Some(error);
-            StoreError::ended(why)
-        })
+        layout::open(key, sealed)?;
+        let written = writer.value(key, sealed);
+        written.map_err(SnapshotError::spool(path, "written"))
     });
-    match failed {
-        Some(SnapshotError::State(error)) => Ok(shared.noted(Err(error))?),
-        Some(error) => Err(error),
-        None => Ok(shared.noted(scanned.map_err(StateError::Store))?),
+    match copied {
+        Err(SnapshotError::State(error)) => Ok(shared.noted(Err(error))?),
+        copied => copied,
     }
 }

@@ -56,6 +56,31 @@ impl StoreError {
 /// What [`Store::scan`] calls with each key and value; an error ends the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
+/// [Scans](Store::scan), and gives the visitor's own error where that ended it.
+///
+/// # Errors
+/// The visitor's, or the store's.
+pub(crate) fn try_scan<E: From<StoreError>>(
+    store: &dyn Store,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut failed = None;
+    let scanned = store.scan(prefix, &mut |key, value| {
+        visit(key, value).map_err(|error| {
+            failed = Some(error);
+            StoreError::ended("its visitor failed")
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(scanned?),
+    }
+}
+
+/// How many puts go into the store between two flushes: a later flush grows faster than linear.
+pub(crate) const PUTS_PER_FLUSH: u64 = 50_000;
+
 /// Opens or makes the store in a folder.
 pub type OpenStore = dyn Fn(&Path) -> Result<Box<dyn Store>, StoreError> + Send + Sync;
 

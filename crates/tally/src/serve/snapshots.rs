@@ -45,10 +45,7 @@ impl Schedule {
 
 /// When the newest one is as old as they may get; soon where there is none, or nobody knows.
 fn first_due(projector: &Projector, every: Duration) -> Instant {
-    let newest = projector.newest_snapshot_millis().ok().flatten();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let newest = newest.map(Duration::from_millis);
-    let age = newest.and_then(|newest| since.ok()?.checked_sub(newest));
+    let age = projector.snapshots_age().ok().flatten();
     let left = age.map_or(Duration::ZERO, |age| every.saturating_sub(age));
     Instant::now() + left.max(SOON.min(every))
 }
