@@ -26,6 +26,8 @@ mod objects;
 mod output;
 mod progress;
 mod serve;
+#[cfg(test)]
+mod test_events;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! What is promised to those who read.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::{
     record,
 };
 use crate::batch::Batch;
-use crate::contract::{LogReader, ReadError};
+use crate::contract::{EventLog, LogReader, ReadError};
 
 /// Every partition comes back as it was appended, and the reader then stands at the head.
 pub fn what_was_appended_is_read_in_order(test: &dyn TestLog) {
@@ -155,26 +156,24 @@ pub fn a_truncation_removes_the_oldest_alone(test: &dyn TestLog) {
     appended.retain(|held| held.position.offset >= first[column(held.position.partition)]);
     assert_same(&read_all(log.as_ref()), &appended);
     assert_eq!(log.head().unwrap(), head);
-    log.close(PATIENCE).unwrap();
-    test.kill(log);
-    let log = test.open();
-    assert_eq!(
-        (log.first().unwrap(), log.head().unwrap()),
-        (first, head.clone())
-    );
+    let opened_again = |log: Arc<dyn EventLog>, first: Vec<Offset>| {
+        log.close(PATIENCE).unwrap();
+        test.kill(log);
+        let log = test.open();
+        assert_eq!(
+            (log.first().unwrap(), log.head().unwrap()),
+            (first, head.clone())
+        );
+        log
+    };
+    let log = opened_again(log, first);
     // Past the end is up to the end.
     let past: Vec<Offset> = head.iter().map(|head| head + 1_000).collect();
     log.truncate(&past).unwrap();
     let first = log.first().unwrap();
     assert!(first.iter().zip(&head).all(|(first, head)| first <= head));
     assert_eq!(log.head().unwrap(), head);
-    log.close(PATIENCE).unwrap();
-    test.kill(log);
-    let log = test.open();
-    assert_eq!(
-        (log.first().unwrap(), log.head().unwrap()),
-        (first, head.clone())
-    );
+    let log = opened_again(log, first);
     let after = fill(log.as_ref(), "b", 8);
     for held in &after {
         assert!(held.position.offset >= head[column(held.position.partition)]);

@@ -5,10 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tally_domain::{
-    Event, EventId, EventTime, IdempotencyKey, InteractionType, Resource, ResourceType, UserId,
-    encode,
-};
+use tally_domain::{EventTime, Resource, ResourceType, UserId};
 use tally_ingress::auth::KeysFile;
 use tally_ingress::catalogue::Catalogue;
 use tally_log::embedded::{EmbeddedLog, EmbeddedOptions, LogView};
@@ -19,6 +16,7 @@ use tally_log::{EventLog, LogMetrics, NewRecord, blocking};
 use super::manifest::Manifest;
 use super::*;
 use crate::data_dir::{RESTORING, refuse_unfinished};
+use crate::test_events;
 
 const PARTITIONS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,28 +107,8 @@ impl Writing {
     }
 }
 
-/// The number-th event; every third is a like, and has a key.
 fn event(number: u64) -> NewRecord {
-    let likes = number.is_multiple_of(3);
-    let resource = Resource::new(ResourceType::Quest, number % 17).unwrap();
-    let event = Event {
-        id: EventId::from_u128(u128::from(number)),
-        at: EventTime::from_millis(1_000 + number),
-        user: UserId::new((number % 5).to_string()).unwrap(),
-        resource,
-        interaction: if likes {
-            InteractionType::Like
-        } else {
-            InteractionType::View
-        },
-        idempotency_key: likes.then(|| IdempotencyKey::new(format!("k{number}")).unwrap()),
-    };
-    NewRecord {
-        partition: resource.partition(PARTITIONS),
-        key: resource.key().as_bytes().to_vec(),
-        value: encode(&event),
-        traceparent: None,
-    }
+    test_events::event(number, 1_000 + number, PARTITIONS)
 }
 
 /// A disk with an installation of so many events that is closed.

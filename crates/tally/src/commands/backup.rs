@@ -128,21 +128,21 @@ fn say(line: &Line<'_>, json: bool) -> Result<(), Failure> {
         return output::json(line);
     }
     output::line(&format!(
-        "{} has {} events, {} resources and {}, as of {}: {} files, {} bytes
+        "{}, as of {}: {} files, {} bytes
 Digest {}",
-        line.to.display(),
-        line.events,
-        line.resources,
-        if line.keys {
-            "the API keys"
-        } else {
-            "no API keys"
-        },
+        holds(line.to, line.events, line.resources, line.keys),
         line.made_at,
         line.files,
         line.bytes,
         line.digest
     ))
+}
+
+/// What a folder has now, for people.
+pub(super) fn holds(dir: &Path, events: u64, resources: usize, keys: bool) -> String {
+    let keys = if keys { "the API keys" } else { "no API keys" };
+    let dir = dir.display();
+    format!("{dir} has {events} events, {resources} resources and {keys}")
 }
 
 /// The end of a backup or restore that went wrong.

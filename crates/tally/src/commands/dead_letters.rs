@@ -8,7 +8,7 @@ use tally_domain::{DeadLetterReason, Offset, Partition, Position, SettleAction};
 use tally_ingress::inspect::{self, DeadLetterList, InspectError};
 use tally_projector::Projector;
 
-use super::folder::{self, Folder};
+use super::folder::{self, Place};
 use super::settle::{self, SettleArgs};
 use crate::config::Config;
 use crate::failure::Failure;
@@ -102,12 +102,10 @@ fn print(
     here: impl Fn(&Projector, &mut dyn Write) -> Result<(), InspectError>,
 ) -> Result<(), Failure> {
     let mut out = output::stdout();
-    let opened = match Folder::existing(config)? {
-        Folder::Server(client) => return client.lines(path, &mut out),
-        Folder::Opened(opened) => opened,
-    };
-    let projector = opened.projector(config)?;
-    output::inspected(here(&projector, &mut out))
+    match &Place::existing(config)? {
+        Place::Server(client) => client.lines(path, &mut out),
+        Place::Here { projector, .. } => output::inspected(here(projector, &mut out)),
+    }
 }
 
 fn list_path(list: DeadLetterList) -> String {

@@ -41,6 +41,32 @@ pub(crate) struct Opened {
     held: HeldDir,
 }
 
+/// Who does something with the state: the server, or this process.
+pub(crate) enum Place {
+    /// The server.
+    Server(Client),
+    /// This process.
+    Here {
+        /// Follows the log.
+        projector: Box<Projector>,
+        // Let go of last.
+        opened: Opened,
+    },
+}
+
+impl Place {
+    /// Of a folder with data in it.
+    pub(crate) fn existing(config: &Config) -> Result<Self, Failure> {
+        Ok(match Folder::existing(config)? {
+            Folder::Server(client) => Self::Server(client),
+            Folder::Opened(opened) => Self::Here {
+                projector: Box::new(opened.projector(config)?),
+                opened,
+            },
+        })
+    }
+}
+
 /// A command that nobody asks to stop: a signal ends it.
 pub(crate) fn never() -> bool {
     false

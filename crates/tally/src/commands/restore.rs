@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tally_log::storage::{RealStorage, Storage};
 
-use super::backup::failed;
+use super::backup::{failed, holds};
 use crate::backup::{self, Restored, manifest::Manifest};
 use crate::config::{Config, LogKind};
 use crate::data_dir::{self, HeldDir};
@@ -117,16 +117,9 @@ fn say(line: &Line<'_>, json: bool) -> Result<(), Failure> {
         return output::json(line);
     }
     output::line(&format!(
-        "{} has {} events, {} resources and {}
+        "{}
 Digest {}{}",
-        line.data_dir.display(),
-        line.events,
-        line.resources,
-        if line.keys {
-            "the API keys"
-        } else {
-            "no API keys"
-        },
+        holds(line.data_dir, line.events, line.resources, line.keys),
         line.digest,
         if line.compared {
             ", as in the backup"

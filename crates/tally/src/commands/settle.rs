@@ -7,11 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use tally_domain::{DeadLetterReason, Offset, Partition, SettleAction};
 use tally_ingress::inspect::{self, Settled, Settling, ToSettle};
-use tally_projector::Projector;
 
 use super::dead_letters::parse_reason;
-use super::folder::{self, Folder, Opened};
-use crate::client::Client;
+use super::folder::{self, Place};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output;
@@ -58,48 +56,30 @@ Examples:
 A drop is an event of the log: the dead letter is kept no longer, and no rebuild brings it back. Its
 record stays in the log. Standard output has a line of JSON for each, and {\"settled\":{…}} as the last.";
 
-/// The server that holds the folder, or the folder's own state.
-enum Place {
-    Server(Client),
-    Here {
-        // Let go of first.
-        projector: Box<Projector>,
-        _opened: Opened,
-    },
-}
-
-impl Place {
-    fn settle(
-        &self,
-        action: SettleAction,
-        settling: Settling,
-        out: &mut dyn Write,
-    ) -> Result<(), Failure> {
-        match self {
-            Self::Server(client) => {
-                let path = format!("/admin/dead-letters/{}", action.as_str());
-                client.post_lines(&path, &settling, out)
-            }
-            Self::Here { projector, .. } => output::inspected(inspect::settle(
-                projector,
-                action,
-                settling,
-                out,
-                &folder::never,
-            )),
+fn settle(
+    place: &Place,
+    action: SettleAction,
+    settling: Settling,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match place {
+        Place::Server(client) => {
+            let path = format!("/admin/dead-letters/{}", action.as_str());
+            client.post_lines(&path, &settling, out)
         }
+        Place::Here { projector, .. } => output::inspected(inspect::settle(
+            projector,
+            action,
+            settling,
+            out,
+            &folder::never,
+        )),
     }
 }
 
 /// Says how many there are, asks, and does it.
 pub(super) fn run(action: SettleAction, args: &SettleArgs, config: &Config) -> Result<(), Failure> {
-    let place = match Folder::existing(config)? {
-        Folder::Server(client) => Place::Server(client),
-        Folder::Opened(opened) => Place::Here {
-            projector: Box::new(opened.projector(config)?),
-            _opened: opened,
-        },
-    };
+    let place = Place::existing(config)?;
     let settling = Settling {
         partition: args.partition,
         offset: args.offset,
@@ -109,7 +89,7 @@ pub(super) fn run(action: SettleAction, args: &SettleArgs, config: &Config) -> R
         dry_run: true,
     };
     let mut said = Vec::new();
-    place.settle(action, settling, &mut said)?;
+    settle(&place, action, settling, &mut said)?;
     let Some(Said::ToSettle(ToSettle { dead_letters, .. })) = Said::of(&said) else {
         return Err(Failure::run(
             "the server says nothing of how many there are",
@@ -125,7 +105,7 @@ pub(super) fn run(action: SettleAction, args: &SettleArgs, config: &Config) -> R
         ..settling
     };
     let mut lines = Lines::new(dead_letters);
-    let worked = place.settle(action, settling, &mut lines);
+    let worked = settle(&place, action, settling, &mut lines);
     lines.bar.finish_and_clear();
     worked?;
     let Some(settled) = lines.settled else {

@@ -11,7 +11,7 @@ use tally_log::storage::RealStorage;
 use tally_projector::snapshot::set_state_aside;
 use tally_projector::{SnapshotError, SnapshotName, Snapshots};
 
-use super::folder::{self, Folder};
+use super::folder::{self, Folder, Place};
 use super::source::Source;
 use crate::config::Config;
 use crate::failure::{Failure, with_causes};
@@ -65,24 +65,26 @@ struct Line {
 
 /// Does what is asked for.
 pub(crate) fn run(command: &SnapshotCommand, config: &Config) -> Result<ExitCode, Failure> {
-    let snapshots = objects::snapshots(config)?;
-    let snapshots = snapshots.ok_or_else(|| Failure::of(SnapshotError::Nowhere))?;
     match command {
         SnapshotCommand::Create => create(config).map(|()| ExitCode::SUCCESS),
-        SnapshotCommand::List => list(config, &snapshots).map(|()| ExitCode::SUCCESS),
-        SnapshotCommand::Check => check(config, &snapshots),
-        SnapshotCommand::Restore => restore(config, &snapshots).map(|()| ExitCode::SUCCESS),
+        SnapshotCommand::List => list(config, &kept(config)?).map(|()| ExitCode::SUCCESS),
+        SnapshotCommand::Check => check(config, &kept(config)?),
+        SnapshotCommand::Restore => restore(config, &kept(config)?).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn kept(config: &Config) -> Result<Snapshots, Failure> {
+    let snapshots = objects::snapshots(config)?;
+    snapshots.ok_or_else(|| Failure::of(SnapshotError::Nowhere))
 }
 
 fn create(config: &Config) -> Result<(), Failure> {
     let mut out = output::stdout();
-    match Folder::existing(config)? {
-        Folder::Server(client) => client.post_lines("/admin/snapshots", &(), &mut out),
-        Folder::Opened(opened) => {
-            let projector = opened.projector(config)?;
-            inspect::catch_up(&projector, &folder::never).map_err(Failure::of)?;
-            output::inspected(inspect::take_snapshots(&projector, &mut out))
+    match &Place::existing(config)? {
+        Place::Server(client) => client.post_lines("/admin/snapshots", &(), &mut out),
+        Place::Here { projector, .. } => {
+            inspect::catch_up(projector, &folder::never).map_err(Failure::of)?;
+            output::inspected(inspect::take_snapshots(projector, &mut out))
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use tally_ingress::inspect;
 
-use super::folder::{self, Folder};
+use super::folder::{self, Place};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output;
@@ -37,20 +37,19 @@ digests mean equal counters, toggles and remembered idempotency keys.";
 /// Prints what is asked for.
 pub(crate) fn run(command: &StateCommand, config: &Config) -> Result<(), Failure> {
     let mut out = output::stdout();
-    match (command, Folder::existing(config)?) {
-        (StateCommand::Cat { toggles }, Folder::Server(client)) => {
+    let place = Place::existing(config)?;
+    match (command, &place) {
+        (StateCommand::Cat { toggles }, Place::Server(client)) => {
             client.lines(&format!("/admin/state/cat?toggles={toggles}"), &mut out)
         }
-        (StateCommand::Info, Folder::Server(client)) => client.lines("/admin/state/info", &mut out),
-        (StateCommand::Cat { toggles }, Folder::Opened(opened)) => {
-            let projector = opened.projector(config)?;
-            let dump = inspect::dump(&projector, &folder::never);
+        (StateCommand::Info, Place::Server(client)) => client.lines("/admin/state/info", &mut out),
+        (StateCommand::Cat { toggles }, Place::Here { projector, .. }) => {
+            let dump = inspect::dump(projector, &folder::never);
             let dump = dump.map_err(Failure::of)?;
             output::inspected(inspect::state_cat(&dump, *toggles, &mut out))
         }
-        (StateCommand::Info, Folder::Opened(opened)) => {
-            let projector = opened.projector(config)?;
-            let summary = inspect::summary(&projector, &folder::never);
+        (StateCommand::Info, Place::Here { projector, opened }) => {
+            let summary = inspect::summary(projector, &folder::never);
             let summary = summary.map_err(Failure::of)?;
             let log = opened.log.as_ref();
             output::inspected(inspect::state_info(log, &summary, &mut out))

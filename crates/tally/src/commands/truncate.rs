@@ -1,10 +1,8 @@
 //! `tally log truncate`: the log's beginning removed, as far as snapshots have it.
 
 use tally_ingress::inspect::{self, TruncatedLine, Truncating, TruncatingLine};
-use tally_projector::Projector;
 
-use super::folder::{self, Folder, Opened};
-use crate::client::Client;
+use super::folder::{self, Place};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output;
@@ -28,47 +26,28 @@ be folded again: no later version of the fold starts on what is left, `tally ver
 partitions, `tally rebuild` begins at the snapshots, and `tally backup` refuses such a log. Make a backup before, or
 copy it with `tally log copy`, where that may be wanted.";
 
-enum Place {
-    Server(Client),
-    Here {
-        // Let go of first.
-        projector: Box<Projector>,
-        opened: Opened,
-    },
-}
-
-impl Place {
-    fn truncate(&self, dry_run: bool) -> Result<Vec<u8>, Failure> {
-        let truncating = Truncating { dry_run };
-        let mut lines = Vec::new();
-        match self {
-            Self::Server(client) => {
-                client.post_lines("/admin/log/truncate", &truncating, &mut lines)?;
-            }
-            Self::Here { projector, opened } => {
-                inspect::catch_up(projector, &folder::never).map_err(Failure::of)?;
-                let log = opened.log.as_ref();
-                let done = inspect::truncate(projector, log, truncating, &mut lines);
-                output::inspected(done)?;
-            }
+fn truncate(place: &Place, dry_run: bool) -> Result<Vec<u8>, Failure> {
+    let truncating = Truncating { dry_run };
+    let mut lines = Vec::new();
+    match place {
+        Place::Server(client) => {
+            client.post_lines("/admin/log/truncate", &truncating, &mut lines)?;
         }
-        Ok(lines)
+        Place::Here { projector, opened } => {
+            inspect::catch_up(projector, &folder::never).map_err(Failure::of)?;
+            let log = opened.log.as_ref();
+            let done = inspect::truncate(projector, log, truncating, &mut lines);
+            output::inspected(done)?;
+        }
     }
+    Ok(lines)
 }
 
 /// Says what would go, and removes it.
 pub(super) fn run(args: &TruncateArgs, config: &Config) -> Result<(), Failure> {
-    let place = match Folder::existing(config)? {
-        Folder::Server(client) => Place::Server(client),
-        Folder::Opened(opened) => Place::Here {
-            projector: Box::new(opened.projector(config)?),
-            opened,
-        },
-    };
-    let lines = place.truncate(!args.yes)?;
-    let mut lines = lines.split(|byte| *byte == b'\n');
+    let lines = truncate(&Place::existing(config)?, !args.yes)?;
     let mut may_go = 0;
-    for line in lines.by_ref() {
+    for line in lines.split(|byte| *byte == b'\n') {
         if let Ok(line) = serde_json::from_slice::<TruncatingLine>(line) {
             may_go += line.below.saturating_sub(line.first);
             output::json(&line)?;

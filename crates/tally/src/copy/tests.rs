@@ -4,13 +4,11 @@ mod log;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tally_domain::{
-    Event, EventTime, IdempotencyKey, InteractionType, Resource, ResourceType, SettleAction,
-    Settlement, UserId, encode, encode_settlement,
-};
+use tally_domain::{EventTime, SettleAction, Settlement, encode_settlement};
 use tally_log::NewRecord;
 
 use super::*;
+use crate::test_events;
 use log::{Fault, TestLog};
 
 const PARTITIONS: u32 = 4;
@@ -20,28 +18,8 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap()
 }
 
-/// The number-th event; every third is a like, and has a key.
 fn event(number: u64, at: u64) -> NewRecord {
-    let likes = number.is_multiple_of(3);
-    let resource = Resource::new(ResourceType::Quest, number % 17).unwrap();
-    let event = Event {
-        id: EventId::from_u128(u128::from(number)),
-        at: EventTime::from_millis(at),
-        user: UserId::new((number % 5).to_string()).unwrap(),
-        resource,
-        interaction: if likes {
-            InteractionType::Like
-        } else {
-            InteractionType::View
-        },
-        idempotency_key: likes.then(|| IdempotencyKey::new(format!("k{number}")).unwrap()),
-    };
-    NewRecord {
-        partition: resource.partition(PARTITIONS),
-        key: resource.key().as_bytes().to_vec(),
-        value: encode(&event),
-        traceparent: None,
-    }
+    test_events::event(number, at, PARTITIONS)
 }
 
 fn events(numbers: std::ops::Range<u64>) -> Vec<NewRecord> {
