@@ -63,10 +63,13 @@ pub fn tally() -> &'static Path {
 }
 
 fn build() -> PathBuf {
+    // With an example, and of the whole workspace: what dependencies are built with is then what they
+    // were built with for the tests, and nothing is built twice.
     let build = escargot::CargoBuild::new()
         .manifest_path(workspace().join("Cargo.toml"))
-        .package("tally")
+        .arg("--workspace")
         .bin("tally")
+        .arg("--example=fold_rate")
         .target_dir(target_dir())
         .arg(profile());
     let run = build.run().expect("`cargo build -p tally --bin tally`");
