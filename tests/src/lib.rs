@@ -5,6 +5,7 @@
 //! - [`folder`]: a data folder of one test, and commands on it
 //! - [`server`]: a server on such a folder
 //! - [`http`]: a small HTTP/1.1 client that hides nothing
+//! - [`collector`]: a collector of traces
 //! - [`load`]: a small load of our own
 //! - [`metrics`]: what a scrape says
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
@@ -16,6 +17,7 @@
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
+pub mod collector;
 pub mod crash;
 pub mod fold;
 pub mod folder;

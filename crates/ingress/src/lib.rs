@@ -5,6 +5,7 @@
 //! - [`catalogue`]: which resources exist
 //! - [`inspect`]: logs and state as lines of JSON
 //! - [`management`]: the second listener: metrics, health, administration
+//! - [`traces`]: spans of requests, for whoever collects them
 
 pub mod api;
 pub mod auth;
@@ -15,5 +16,6 @@ pub mod management;
 #[cfg(test)]
 mod memory_log;
 mod supervise;
+pub mod traces;
 
 pub use api::server::{ApiOptions, ApiParts, ApiServer, CatalogueMode, StartError, start_api};

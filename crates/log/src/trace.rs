@@ -22,10 +22,9 @@ impl TraceParent {
     /// How many characters it has.
     pub const LEN: usize = 55;
 
-    /// A trace that begins with the event of this id, for a request that came without one. It is
-    /// not sampled: nobody but us knows of it.
+    /// A trace by its id, and the span in it that is the parent of what comes next.
     #[must_use]
-    pub fn of_event(id: Uuid) -> Self {
+    pub fn new(trace: [u8; 16], parent: [u8; 8], sampled: bool) -> Self {
         let mut text = [b'0'; Self::LEN];
         let hex = |bytes: &[u8], into: &mut [u8]| {
             const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -34,13 +33,14 @@ impl TraceParent {
                 *to = DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
             }
         };
-        let bytes = id.as_bytes();
-        let (_, random) = bytes.split_at(8);
-        if let Some(trace) = text.get_mut(3..35) {
-            hex(bytes, trace);
+        if let Some(place) = text.get_mut(3..35) {
+            hex(&trace, place);
         }
-        if let Some(parent) = text.get_mut(36..52) {
-            hex(random, parent);
+        if let Some(place) = text.get_mut(36..52) {
+            hex(&parent, place);
+        }
+        if let Some(place) = text.get_mut(53..) {
+            hex(&[u8::from(sampled)], place);
         }
         for dash in [2, 35, 52] {
             if let Some(at) = text.get_mut(dash) {
@@ -48,6 +48,44 @@ impl TraceParent {
             }
         }
         Self(text)
+    }
+
+    /// A trace that begins with the event of this id, for a request that came without one. It is
+    /// not sampled: nobody but us knows of it.
+    #[must_use]
+    pub fn of_event(id: Uuid) -> Self {
+        let (_, random) = id.as_u64_pair();
+        Self::new(*id.as_bytes(), random.to_be_bytes(), false)
+    }
+
+    /// The trace's id.
+    #[must_use]
+    pub fn trace_id(&self) -> [u8; 16] {
+        self.bytes(3)
+    }
+
+    /// The id of the span that is the parent of what comes next.
+    #[must_use]
+    pub fn parent_id(&self) -> [u8; 8] {
+        self.bytes(36)
+    }
+
+    /// Whether whoever began the trace records it.
+    #[must_use]
+    pub fn sampled(&self) -> bool {
+        let [flags] = self.bytes(53);
+        flags & 1 == 1
+    }
+
+    /// The bytes whose hexadecimal digits begin at a place.
+    fn bytes<const N: usize>(&self, from: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        let digits = self.as_str().get(from..).unwrap_or_default();
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            let pair = digits.get(place * 2..place * 2 + 2);
+            *byte = pair.map_or(0, |pair| u8::from_str_radix(pair, 16).unwrap_or(0));
+        }
+        bytes
     }
 
     /// As it stands in a header.
@@ -142,5 +180,26 @@ mod tests {
             "00-0193a6f07b3e7c4a9d3e2f1b5c6d7e8f-9d3e2f1b5c6d7e8f-00"
         );
         assert!(text.parse::<TraceParent>().is_ok());
+    }
+
+    /// Protects the parts from being mixed up: what is put together is taken apart again.
+    #[test]
+    fn a_trace_is_put_together_and_taken_apart() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace: TraceParent = text.parse().unwrap();
+        assert_eq!(
+            u128::from_be_bytes(trace.trace_id()),
+            0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736
+        );
+        assert_eq!(u64::from_be_bytes(trace.parent_id()), 0xf067_aa0b_a902_b7);
+        for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
+            let text = format!("{}{flags}", &text[..53]);
+            let trace: TraceParent = text.parse().unwrap();
+            assert_eq!(trace.sampled(), sampled, "{text}");
+        }
+        let again = TraceParent::new(trace.trace_id(), trace.parent_id(), true);
+        assert_eq!(again.to_string(), text);
+        let unsampled = TraceParent::new(trace.trace_id(), trace.parent_id(), false);
+        assert!(unsampled.to_string().ends_with("-00") && !unsampled.sampled());
     }
 }

@@ -9,6 +9,7 @@
 //! - [`copy`]: one log into another, and the proof of it
 //! - [`objects`]: where snapshots are kept
 //! - [`backup`]: a whole installation into a folder and back, and the proof of it
+//! - [`traces`]: spans on their way to a collector
 //! - [`mod@bench`]: load on a server, measured
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
@@ -28,6 +29,7 @@ mod progress;
 mod serve;
 #[cfg(test)]
 mod test_events;
+mod traces;
 
 use std::process::ExitCode;
 

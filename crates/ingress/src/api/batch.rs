@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tally_domain::{EventId, Offset, Partition};
 use tally_log::{AppendError, AppendRefused, EventLog, LogHealth, NewRecord};
@@ -44,26 +45,38 @@ impl Said {
 /// What the log said about one append, for whoever waits past the limit of the fold.
 #[derive(Debug, Default)]
 pub(crate) struct Ack {
-    said: OnceLock<Said>,
+    said: OnceLock<(Said, Instant)>,
     now: Notify,
 }
 
 impl Ack {
     fn set(&self, said: Said) {
         // The log says it once.
-        let _ = self.said.set(said);
+        let _ = self.said.set((said, Instant::now()));
         self.now.notify_waiters();
+    }
+
+    /// As the log says it, for tests.
+    #[cfg(test)]
+    pub(crate) fn says(&self, results: Vec<Result<Offset, AppendError>>) {
+        self.set(Said::Results(results));
     }
 
     /// What became of the record at `place`, as soon as the log says so.
     pub(crate) async fn of(&self, place: usize) -> Result<Offset, EventFate> {
         loop {
             let now = self.now.notified();
-            if let Some(said) = self.said.get() {
+            if let Some((said, _)) = self.said.get() {
                 return said.of(place);
             }
             now.await;
         }
+    }
+
+    /// What became of the record at `place` and when the log said so, where it has.
+    pub(crate) fn so_far(&self, place: usize) -> Option<(Result<Offset, EventFate>, Instant)> {
+        let (said, at) = self.said.get()?;
+        Some((said.of(place), *at))
     }
 }
 

@@ -21,6 +21,7 @@ use uuid::{ContextV7, Timestamp};
 use super::batch::{Ack, Batches};
 use super::error::ApiError;
 use super::metrics::{IngestResult, Metrics};
+use super::request_trace::Trace;
 
 const TOO_MANY: &str = "Too many interactions are waiting; try again soon.";
 const NOT_WRITTEN: &str = "The interaction could not be recorded; try again soon.";
@@ -136,7 +137,7 @@ impl Ingest {
         resource: Resource,
         interaction: InteractionType,
         idempotency_key: Option<IdempotencyKey>,
-        trace: Option<TraceParent>,
+        trace: Trace<'_>,
     ) -> Result<Recorded, ApiError> {
         let (id, at) = self.new_id();
         let key = resource.key();
@@ -164,10 +165,17 @@ impl Ingest {
             partition,
             key: key.as_bytes().to_vec(),
             value: encode(&event),
-            traceparent: Some(trace.unwrap_or_else(|| TraceParent::of_event(id))),
+            traceparent: Some(match trace {
+                Trace::None => TraceParent::of_event(id),
+                Trace::Theirs(trace) => trace,
+                Trace::Ours(trace) => trace.of_record(),
+            }),
         };
         let deadline = Instant::now() + self.limits.log;
         let (ack, place) = self.batches.add(id, record);
+        if let Trace::Ours(trace) = trace {
+            trace.appends(partition, &ack, place);
+        }
         // What is rare is boxed: it need not make every request large.
         let settled = match timeout(self.limits.verdict, &mut fate).await {
             Ok(Ok(fate)) => Some(fate),
@@ -175,6 +183,9 @@ impl Ingest {
             Err(_) => Box::pin(word_of_log(deadline, &mut fate, &ack, place)).await,
         };
         waiting.settled = settled.is_some();
+        if let (Trace::Ours(trace), Some(fate)) = (trace, &settled) {
+            trace.settles(fate);
+        }
         let answer = match settled {
             Some(fate) => self.verdict(id, fate),
             None => Box::pin(self.late(&event, partition, deadline, (&ack, place))).await,

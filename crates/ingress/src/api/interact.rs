@@ -3,16 +3,15 @@
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};
 use tally_domain::{IdempotencyKey, Resource, UserId};
-use tally_log::TraceParent;
 
 use super::body;
 use super::error::ApiError;
 use super::payload::RequestBody;
+use super::request_trace::{RequestTrace, Trace, parent};
 use super::service::Worker;
 use super::{answer, body::Interaction};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-const TRACEPARENT: &str = "traceparent";
 
 /// Media type, size, parse, key, validate, look up, record: in this order, and the first of them
 /// that fails is the answer.
@@ -21,6 +20,7 @@ pub(crate) async fn interact(
     user: UserId,
     request: &HttpRequest,
     request_body: &mut RequestBody,
+    traced: Option<&RequestTrace>,
 ) -> Result<HttpResponse, ApiError> {
     if !request_body.is_empty() {
         check_media_type(request.headers())?;
@@ -41,16 +41,17 @@ pub(crate) async fn interact(
         kind: resource_type,
         id: resource_id.ok_or(ApiError::NotFound)?,
     };
+    let trace = match traced {
+        Some(ours) => {
+            ours.asks(resource, Some(interaction_type));
+            Trace::Ours(ours)
+        }
+        None => parent(request.headers()).map_or(Trace::None, Trace::Theirs),
+    };
     worker.api.look_up(resource)?;
     let recorded = worker
         .ingest
-        .record(
-            user,
-            resource,
-            interaction_type,
-            key,
-            trace(request.headers()),
-        )
+        .record(user, resource, interaction_type, key, trace)
         .await?;
     Ok(answer::interacted(resource, interaction_type, &recorded))
 }
@@ -87,48 +88,5 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
     match (IdempotencyKey::new(key), sent.next()) {
         (Ok(key), None) => Ok(Some(key)),
         (Ok(_), Some(_)) | (Err(_), _) => Err(ApiError::BadIdempotencyKey),
-    }
-}
-
-/// The trace that the request belongs to. W3C Trace Context: one that is malformed, or sent twice,
-/// is as good as none.
-fn trace(headers: &HeaderMap) -> Option<TraceParent> {
-    let mut sent = headers.get_all(TRACEPARENT);
-    let first = sent.next()?;
-    if sent.next().is_some() {
-        return None;
-    }
-    first.to_str().ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
-    use super::*;
-
-    /// Protects traces that clients began, and records from headers that are none.
-    #[test]
-    fn a_trace_is_taken_where_it_is_one() {
-        const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let sent = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-                headers.append(HeaderName::from_static(TRACEPARENT), value);
-            }
-            trace(&headers).map(|trace| trace.to_string())
-        };
-        assert_eq!(sent(&[GOOD]).as_deref(), Some(GOOD));
-        for ignored in [
-            &[][..],
-            &["nonsense"],
-            &["00-4bf9"],
-            &[GOOD, GOOD],
-            &["\u{e4}"],
-            &["ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
-        ] {
-            assert_eq!(sent(ignored), None, "{ignored:?}");
-        }
     }
 }

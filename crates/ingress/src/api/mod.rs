@@ -7,7 +7,7 @@
 //! - `resources`: reading a resource's state
 //! - `answer` and `error`: every answer there is
 //! - `docs` and `openapi`: what there is to read about the API
-//! - `cors`, `request_id`, `metrics`: what goes with every request
+//! - `cors`, `request_id`, `request_trace`, `metrics`: what goes with every request
 
 mod answer;
 mod batch;
@@ -23,6 +23,7 @@ mod metrics;
 mod openapi;
 mod payload;
 mod request_id;
+mod request_trace;
 mod resources;
 mod route;
 pub mod server;

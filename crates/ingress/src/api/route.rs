@@ -70,6 +70,36 @@ impl Route {
         }
     }
 
+    /// The path as the description of the API has it, without what a client puts into it.
+    pub(crate) const fn template(self) -> Option<&'static str> {
+        match self {
+            Self::Interact => Some("/api/v1/metrics/interact/"),
+            Self::Resource(_) => Some("/api/v1/metrics/resources/{type}/{id}/"),
+            Self::OpenApi => Some("/openapi.json"),
+            Self::Docs => Some("/docs"),
+            Self::None => None,
+        }
+    }
+
+    /// What the span of a request is called: the method and the template, where the route has the
+    /// method.
+    pub(crate) fn span_name(self, method: &Method) -> &'static str {
+        if !self.allows(method) {
+            return "HTTP";
+        }
+        let head = *method == Method::HEAD;
+        match self {
+            Self::None => "HTTP",
+            Self::Interact => "POST /api/v1/metrics/interact/",
+            Self::Resource(_) if head => "HEAD /api/v1/metrics/resources/{type}/{id}/",
+            Self::Resource(_) => "GET /api/v1/metrics/resources/{type}/{id}/",
+            Self::OpenApi if head => "HEAD /openapi.json",
+            Self::OpenApi => "GET /openapi.json",
+            Self::Docs if head => "HEAD /docs",
+            Self::Docs => "GET /docs",
+        }
+    }
+
     /// What is below `/docs`; `None` for `/docs` itself.
     pub(crate) fn docs_file(path: &str) -> Option<&str> {
         path.strip_prefix(DOCS)?.strip_prefix('/')
@@ -178,5 +208,32 @@ mod tests {
         let places = routes.map(Route::place);
         assert_eq!(places, [0, 1, 2, 3, 4]);
         assert_eq!(Route::LABELS.len(), routes.len());
+    }
+
+    /// Protects traces from being told apart by what clients send: a span is called by its method and
+    /// the template of its route, where there are such, and by one word for all the rest.
+    #[test]
+    fn spans_are_called_by_method_and_template() {
+        let resource = "/api/v1/metrics/resources/quest/42";
+        for path in [
+            "/api/v1/metrics/interact",
+            resource,
+            "/openapi.json",
+            "/docs/x",
+        ] {
+            let route = Route::of(path);
+            let template = route.template().unwrap();
+            for method in [Method::GET, Method::HEAD, Method::POST, Method::DELETE] {
+                let named = format!("{method} {template}");
+                let wanted = if route.allows(&method) {
+                    &named
+                } else {
+                    "HTTP"
+                };
+                assert_eq!(route.span_name(&method), wanted);
+            }
+        }
+        assert_eq!(Route::of("/x").template(), None);
+        assert_eq!(Route::of("/x").span_name(&Method::GET), "HTTP");
     }
 }

@@ -17,9 +17,11 @@ use super::docs::Docs;
 use super::ingest::{Ingest, WaitLimits};
 use super::metrics::Metrics;
 use super::request_id::RequestIds;
+use super::request_trace::Tracer;
 use super::service::{Api, Worker, serve};
 use crate::auth::Authenticator;
 use crate::catalogue::Catalogue;
+use crate::traces::Traces;
 
 /// How long the log may take to say what became of an event, at least.
 const LOG_LIMIT: Duration = Duration::from_secs(10);
@@ -38,6 +40,8 @@ pub struct ApiParts {
     pub catalogue: Arc<Catalogue>,
     /// Who may ask.
     pub authenticator: Arc<Authenticator>,
+    /// Which requests are traced; `None`: none.
+    pub traces: Option<Traces>,
 }
 
 /// How the API runs.
@@ -149,6 +153,7 @@ pub fn start_api(
         authenticator: parts.authenticator,
         metrics: Metrics::register(registry)?,
         docs: Docs::new()?,
+        traces: parts.traces,
         options: options.clone(),
     });
     let server = if options.cors_origins.is_empty() {
@@ -196,6 +201,7 @@ fn worker(api: &Arc<Api>) -> Rc<Worker> {
             api.metrics.clone(),
         ),
         request_ids: RequestIds::new(),
+        tracer: Tracer::new(api.traces.clone()),
     })
 }
 

@@ -23,11 +23,13 @@ use super::interact::interact;
 use super::metrics::Metrics;
 use super::payload::RequestBody;
 use super::request_id::{RequestIds, X_REQUEST_ID};
+use super::request_trace::{RequestTrace, Tracer};
 use super::resources;
 use super::route::Route;
 use super::server::{ApiOptions, CatalogueMode};
 use crate::auth::Authenticator;
 use crate::catalogue::Catalogue;
+use crate::traces::Traces;
 
 /// What all threads share.
 pub(crate) struct Api {
@@ -38,6 +40,7 @@ pub(crate) struct Api {
     pub(crate) options: ApiOptions,
     pub(crate) metrics: Metrics,
     pub(crate) docs: Docs,
+    pub(crate) traces: Option<Traces>,
 }
 
 impl Api {
@@ -63,6 +66,7 @@ pub(crate) struct Worker {
     pub(crate) api: Arc<Api>,
     pub(crate) ingest: Ingest,
     pub(crate) request_ids: RequestIds,
+    pub(crate) tracer: Tracer,
 }
 
 /// Counts a request as in flight while it lives, however it ends.
@@ -90,7 +94,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, request: ServiceRequest) -> Servic
     let mut body = RequestBody::new(&request, payload);
     let id = worker.request_ids.of(request.headers());
     let route = Route::of(request.path());
-    let answered = guarded(dispatch(&worker, route, &request, &mut body)).await;
+    let trace = worker.tracer.begin(request.headers(), started);
+    let answering = dispatch(&worker, route, &request, &mut body, trace.as_deref());
+    let answered = guarded(answering).await;
     let mut response = answered.unwrap_or_else(|error| {
         let request_id = id.to_str().unwrap_or_default();
         if let ApiError::Internal(why) = &error {
@@ -100,6 +106,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, request: ServiceRequest) -> Servic
         }
         error.answer(request.headers())
     });
+    if let Some(trace) = &trace {
+        let answered = (route, request.method(), response.status());
+        let request_id = id.to_str().unwrap_or_default();
+        worker.tracer.finish(trace, answered, request_id);
+    }
     response.headers_mut().insert(X_REQUEST_ID, id);
     metrics.answered(
         route,
@@ -129,6 +140,7 @@ async fn dispatch(
     route: Route,
     request: &HttpRequest,
     body: &mut RequestBody,
+    traced: Option<&RequestTrace>,
 ) -> Result<HttpResponse, ApiError> {
     let (api, method) = (&worker.api, request.method());
     if route == Route::None {
@@ -151,9 +163,12 @@ async fn dispatch(
         return Err(ApiError::MethodNotAllowed { method, allow });
     }
     match (route, user) {
-        (Route::Interact, Some(user)) => interact(worker, user, request, body).await,
+        (Route::Interact, Some(user)) => interact(worker, user, request, body, traced).await,
         // These are rare, and larger than the rest: they need not make every request large.
         (Route::Resource(resource), Some(user)) => {
+            if let (Some(trace), Some(resource)) = (traced, resource) {
+                trace.asks(resource, None);
+            }
             Box::pin(resources::read(worker, user, resource, request)).await
         }
         (Route::OpenApi, _) => Ok(api.docs.description()),

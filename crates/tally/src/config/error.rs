@@ -112,7 +112,7 @@ impl Sources {
                     expected.clone()
                 };
                 // All of Kafka's properties as one text, say: some of them are secrets.
-                let found = if path == "kafka" {
+                let found = if ["kafka", "tracing"].contains(&path.as_str()) {
                     "something else, which is not shown".to_owned()
                 } else {
                     found.to_string()

@@ -222,8 +222,8 @@ impl Jwt {
     }
 }
 
-/// Whether text is an address that a key set can be had from.
-fn is_http(text: &str) -> bool {
+/// Whether text is an address of http or https, with a host and without user and password.
+pub(super) fn is_http(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else {
         return false;
     };

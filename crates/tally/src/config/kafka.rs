@@ -184,7 +184,7 @@ impl Kafka {
 }
 
 /// A file's content without the line break that editors and `echo` put at its end.
-fn read_property(path: &Path) -> io::Result<String> {
+pub(super) fn read_property(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?
         .take(MAX_PROPERTY + 1)

@@ -22,6 +22,9 @@ const ENV_PREFIX: &str = "TALLY__";
 /// Where values are texts under names of somebody else's, which have dots in them.
 const PROPERTIES: [&str; 2] = ["properties", "property_files"];
 
+/// Where values are texts under the names of HTTP's headers, whose case means nothing.
+const HEADERS: [&str; 2] = ["headers", "header_files"];
+
 /// Which layer gave each setting its value.
 #[derive(Clone)]
 pub(crate) struct Sources(Figment);
@@ -50,6 +53,14 @@ impl Provider for Layer {
             for section in PROPERTIES {
                 if let Some(Value::Dict(_, named)) = kafka.get_mut(section) {
                     nest(std::mem::take(named), named);
+                }
+            }
+        }
+        if let Some(Value::Dict(_, tracing)) = dict.get_mut("tracing") {
+            for section in HEADERS {
+                if let Some(Value::Dict(_, named)) = tracing.get_mut(section) {
+                    let headers = std::mem::take(named).into_iter();
+                    named.extend(headers.map(|(name, value)| (name.to_lowercase(), value)));
                 }
             }
         }
@@ -162,6 +173,7 @@ impl Config {
         config.check(&sources)?;
         config.kafka.finish(config.log.kind, &sources)?;
         config.auth.tokens = config.auth.jwt.settings(&sources)?;
+        config.tracing.finish(&sources)?;
         Ok((config, sources))
     }
 }
@@ -179,14 +191,14 @@ fn variable(name: &OsString, value: &OsString) -> Result<Option<Layer>, ConfigEr
         .to_str()
         .ok_or_else(|| ConfigError::NotUnicode(layer.clone()))?;
     let path = key.to_lowercase().replace("__", ".");
-    let property = |section| {
-        let name = path.strip_prefix("kafka.")?.strip_prefix(section)?;
-        name.strip_prefix('.')
+    let named = |of: &str, sections: &[&str]| {
+        let rest = path.strip_prefix(of).unwrap_or_default();
+        sections.iter().any(|section| {
+            let name = rest.strip_prefix(section);
+            name.is_some_and(|name| name.starts_with('.'))
+        })
     };
-    let properties = PROPERTIES
-        .iter()
-        .copied()
-        .any(|section| property(section).is_some());
+    let properties = named("kafka.", &PROPERTIES) || named("tracing.", &HEADERS);
     let value = if properties || text.matches(['[', '{']).count() > MAX_NESTING {
         // As it stands: a password of digits, or one in quotes, is that text. And no setting has a
         // value so deep, which the parser follows by recursion.

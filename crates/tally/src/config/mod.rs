@@ -8,6 +8,7 @@
 //! - [`values`]: times, sizes and numbers that know their own range
 //! - [`mod@kafka`]: what the Kafka log is told
 //! - [`jwt`]: which tokens are taken
+//! - [`traces`]: where traces go
 //! - [`layers`]: where settings come from
 //! - [`error`]: what is wrong, by the setting's full name, where it came from, and what is valid
 
@@ -15,6 +16,7 @@ pub(crate) mod error;
 pub(crate) mod jwt;
 pub(crate) mod kafka;
 pub(crate) mod layers;
+pub(crate) mod traces;
 pub(crate) mod values;
 
 use std::net::SocketAddr;
@@ -26,6 +28,7 @@ pub(crate) use error::ConfigError;
 pub(crate) use jwt::{Jwt, JwtKeys, JwtSettings};
 pub(crate) use kafka::Kafka;
 pub(crate) use layers::Sources;
+pub(crate) use traces::{TraceSettings, Tracing};
 use values::{Size, Span, Texts, Whole};
 
 use crate::objects::Place;
@@ -47,6 +50,7 @@ pub(crate) struct Config {
     pub(crate) projector: Projector,
     pub(crate) snapshots: Snapshots,
     pub(crate) logging: Logging,
+    pub(crate) tracing: Tracing,
 }
 
 /// The public API.

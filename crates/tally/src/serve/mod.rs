@@ -11,6 +11,7 @@
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
 //! - [`banner`]: what a person sees first
+//! - [`tls`]: TLS to addresses that settings name
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`recover`]: a state that fails while it is used
 //! - [`snapshots`]: taken in time
@@ -24,6 +25,7 @@ pub(crate) mod open;
 mod recover;
 mod snapshots;
 mod stop;
+pub(crate) mod tls;
 mod tokens;
 
 use std::process::ExitCode;
@@ -178,11 +180,16 @@ async fn stop(
     api.stop().await;
     tracing::info!("all requests are answered");
     let (logs, projector) = (opened.logs.clone(), Arc::clone(&opened.projector));
+    let traces = opened.traces.clone();
     let stopped = tokio::task::spawn_blocking(move || {
         let closed = logs.close(|| deadline.left());
         // A log that failed still has what it acknowledged: fold and keep that.
         let stopped = projector.stop(deadline.left());
         let exported = logs.close_dead_letters(deadline.left());
+        if let Some(traces) = traces {
+            // What comes after it needs time as well.
+            traces.stop(deadline.left() / 2);
+        }
         closed.map_err(|error| Failure::run(format!("the log was not closed cleanly: {error}")))?;
         if let Err(error) = exported {
             tracing::warn!(%error, "dead letters were not all exported; the state has them");

@@ -22,6 +22,7 @@ use super::tokens;
 use crate::config::{self, Config};
 use crate::failure::{Failure, with_causes};
 use crate::objects;
+use crate::traces::{self, Exporter};
 
 /// What an empty catalogue starts with where `catalogue.seed` says so.
 const SEED: [(ResourceType, u64); 3] = [
@@ -37,6 +38,7 @@ pub(super) struct Opened {
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
     pub(super) snapshots: Option<Schedule>,
+    pub(super) traces: Option<Exporter>,
 }
 
 /// Opens the state and starts to follow the log.
@@ -92,6 +94,7 @@ pub(super) fn everything(
     management: &Management,
     registry: &Registry,
 ) -> Result<Opened, Failure> {
+    let traces = traces::start(config.tracing.export.as_ref(), registry)?;
     management.opening("reading the API keys");
     let mut authenticator =
         Authenticator::start(config.keys_file(), config.auth.local_dev_key).map_err(Failure::of)?;
@@ -125,6 +128,7 @@ pub(super) fn everything(
         projector,
         catalogue,
         authenticator: Arc::new(authenticator),
+        traces,
     })
 }
 
@@ -182,6 +186,7 @@ pub(super) fn api(
         projector: Arc::clone(&opened.projector),
         catalogue: Arc::clone(&opened.catalogue),
         authenticator: Arc::clone(&opened.authenticator),
+        traces: opened.traces.as_ref().map(Exporter::traces),
     };
     start_api(listener, parts, options, registry).map_err(Failure::of)
 }

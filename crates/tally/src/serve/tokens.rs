@@ -1,13 +1,12 @@
 //! Which tokens are taken, from the settings; and how a key set is got from its address.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tally_ingress::auth::jwt::{Fetch, JwtOptions, KeySource, MAX_JWKS};
 use ureq::Agent;
 use ureq::http::StatusCode;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use super::tls;
 use crate::config::{JwtKeys, JwtSettings};
 use crate::failure::Failure;
 
@@ -48,9 +47,7 @@ pub(super) fn options(settings: &JwtSettings) -> Result<JwtOptions, Failure> {
 /// https, the authorities that this host trusts (`SSL_CERT_FILE`, `SSL_CERT_DIR`) count, and some
 /// redirections are followed, none of them away from https; with http, none is.
 fn fetch(url: String) -> Result<Fetch, Failure> {
-    let secure = url
-        .get(..8)
-        .is_some_and(|start| start.eq_ignore_ascii_case("https://"));
+    let secure = tls::is_https(&url);
     let mut config = Agent::config_builder()
         .https_only(secure)
         .max_redirects(if secure { 3 } else { 0 })
@@ -60,7 +57,7 @@ fn fetch(url: String) -> Result<Fetch, Failure> {
         .accept("application/json")
         .user_agent(concat!("tally/", env!("CARGO_PKG_VERSION")));
     if secure {
-        config = config.tls_config(tls()?);
+        config = config.tls_config(tls::of_host("auth.jwt.jwks_url")?);
     } else {
         tracing::warn!(
             "auth.jwt.jwks_url is not https: whoever can change what comes from there can make valid tokens"
@@ -83,26 +80,6 @@ fn get(agent: &Agent, url: &str) -> Result<Vec<u8>, String> {
         .saturating_add(1);
     let body = answer.body_mut().with_config().limit(most);
     body.read_to_vec().map_err(failed)
-}
-
-fn tls() -> Result<TlsConfig, Failure> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let why = found.errors.first().map(ToString::to_string);
-        return Err(Failure::run(format!(
-            "setting auth.jwt.jwks_url: https needs authorities to trust, and this host has none ({}); install ca-certificates, or name a file of them in SSL_CERT_FILE",
-            why.unwrap_or_else(|| "no file of them was found".to_owned())
-        )));
-    }
-    let certs = found.certs.iter();
-    let roots: Vec<Certificate<'static>> = certs
-        .map(|cert| Certificate::from_der(cert.as_ref()).to_owned())
-        .collect();
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .unversioned_rustls_crypto_provider(Arc::new(provider))
-        .build())
 }
 
 #[cfg(test)]

@@ -77,13 +77,15 @@ fn quest(id: u64) -> Resource {
 
 async fn record(ingest: &Ingest, on: u64, what: InteractionType) -> Result<Recorded, ApiError> {
     let user = UserId::new("someone").unwrap();
-    ingest.record(user, quest(on), what, None, None).await
+    ingest
+        .record(user, quest(on), what, None, Trace::None)
+        .await
 }
 
 async fn with_key(ingest: &Ingest, what: InteractionType) -> Result<Recorded, ApiError> {
     let key = IdempotencyKey::new("k").ok();
     let user = UserId::new("someone").unwrap();
-    ingest.record(user, quest(1), what, key, None).await
+    ingest.record(user, quest(1), what, key, Trace::None).await
 }
 
 /// Protects the answer: the verdict on this very event, the state with it, and where it stands.
@@ -251,7 +253,8 @@ async fn the_trace_is_the_requests_or_begins_with_the_event() {
         .parse()
         .unwrap();
     let user = UserId::new("someone").unwrap();
-    let traced = ingest.record(user, quest(1), InteractionType::View, None, Some(clients));
+    let clients_trace = Trace::Theirs(clients);
+    let traced = ingest.record(user, quest(1), InteractionType::View, None, clients_trace);
     assert!(traced.await.is_ok());
     let begun = TraceParent::of_event(own.event_id);
     assert_eq!(world.log.traces(home), [Some(begun), Some(clients)]);

@@ -59,6 +59,7 @@ fn start(options: ApiOptions) -> Running {
         projector: Arc::new(projector.unwrap()),
         catalogue: Arc::new(catalogue),
         authenticator: Arc::new(authenticator),
+        traces: None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
