@@ -18,7 +18,7 @@ use tally_domain::Resource;
 /// How many resources are counted at a time.
 const COUNTERS: usize = 128;
 /// How many events of one batch are looked at, at most.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 8;
 /// In this time a count fades to its half.
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Fading goes by steps.
@@ -76,9 +76,14 @@ impl Summary {
             self.counters.push(new);
             return;
         }
-        let counters = self.counters.iter_mut().enumerate();
-        let smallest = counters.min_by(|(_, one), (_, other)| one.count.total_cmp(&other.count));
-        if let Some((place, smallest)) = smallest {
+        // All are finite; the plain comparison is several times faster than a total order.
+        let (mut place, mut least) = (0, f64::INFINITY);
+        for (at, counter) in self.counters.iter().enumerate() {
+            if counter.count < least {
+                (place, least) = (at, counter.count);
+            }
+        }
+        if let Some(smallest) = self.counters.get_mut(place) {
             self.places.remove(&smallest.resource);
             self.places.insert(resource, place);
             *smallest = Counter {

@@ -117,9 +117,12 @@ impl Guard {
             return None;
         };
         let host = host.to_str().ok()?;
-        let address = |ip: IpAddr| match self.is_here(ip) {
-            true => Name::Here,
-            false => Name::Elsewhere,
+        let address = |ip: IpAddr| {
+            if self.is_here(ip) {
+                Name::Here
+            } else {
+                Name::Elsewhere
+            }
         };
         if let Ok(socket) = host.parse::<SocketAddr>() {
             return Some((address(socket.ip()), host));

@@ -149,7 +149,7 @@ fn a_key_holds_until_it_expires() {
     let authenticator = still(&file);
     let registry = Registry::new();
     authenticator.register(&registry).unwrap();
-    let shown = || registry.gather()[0].get_metric()[0].get_gauge().value();
+    let shown = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
     let (over, holds) = (over.key.expose(), holds.key.expose());
     assert_eq!(ask(&authenticator, over), Err(AuthError::KeyExpired));
     let expired = Err(AuthError::KeyExpired.into());

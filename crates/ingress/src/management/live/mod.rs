@@ -191,32 +191,21 @@ impl Management {
 
 pub(super) fn routes(config: &mut web::ServiceConfig, guard: &Arc<Guard>) {
     let (watching, showing) = (Arc::clone(guard), Arc::clone(guard));
-    let page = web::Data::new(Page::new());
+    let page = Arc::new(Page::new());
     let live = web::resource("/live")
+        .route(web::get().to(watch_live))
         .wrap(from_fn(move |request, next| {
             guarded(Arc::clone(&watching), Purpose::Watch, request, next)
-        }))
-        .route(web::get().to(watch_live));
-    let index =
-        web::resource("/")
-            .app_data(page)
-            .route(web::get().to(move |request, page, management| {
-                let guard = Arc::clone(&showing);
-                show_page(guard, request, page, management)
-            }));
+        }));
+    let show = move |request: HttpRequest, management: web::Data<Management>| {
+        let answer = match showing.may_have_page(request.headers()) {
+            Ok(()) => page.answer(),
+            Err(refusal) => management.refusals.refuse(refusal),
+        };
+        async move { answer }
+    };
+    let index = web::resource("/").route(web::get().to(show));
     config.service(live).service(index);
-}
-
-async fn show_page(
-    guard: Arc<Guard>,
-    request: HttpRequest,
-    page: web::Data<Page>,
-    management: web::Data<Management>,
-) -> HttpResponse {
-    match guard.may_have_page(request.headers()) {
-        Ok(()) => page.answer(),
-        Err(refusal) => management.refusals.refuse(refusal),
-    }
 }
 
 async fn watch_live(request: HttpRequest, management: web::Data<Management>) -> HttpResponse {

@@ -335,8 +335,8 @@ fn label_of<'a>(metric: &'a Metric, name: &str) -> Option<&'a str> {
 
 fn value(family: &MetricFamily, metric: &Metric) -> f64 {
     match family.get_field_type() {
-        MetricType::COUNTER => metric.get_counter().value(),
-        MetricType::GAUGE => metric.get_gauge().value(),
+        MetricType::COUNTER => metric.get_counter().get_value(),
+        MetricType::GAUGE => metric.get_gauge().get_value(),
         MetricType::SUMMARY | MetricType::UNTYPED | MetricType::HISTOGRAM => 0.0,
     }
 }

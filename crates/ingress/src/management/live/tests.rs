@@ -110,8 +110,9 @@ async fn so_many_may_watch_and_no_more() {
 
 /// Protects a log that is away from being taken for a connection that is: who watches is told that there is
 /// nothing new.
-#[actix_web::test(start_paused = true)]
+#[actix_web::test]
 async fn a_silence_is_said() {
+    tokio::time::pause();
     let management = management();
     // As if the thread was at its work for long.
     management.live.hub.lock().running = true;
@@ -210,7 +211,12 @@ async fn from_elsewhere_a_key_is_needed() {
         .unwrap()
         .get_metric()
         .iter()
-        .map(|metric| (metric.get_label()[0].value(), metric.get_counter().value()))
+        .map(|metric| {
+            (
+                metric.get_label()[0].value(),
+                metric.get_counter().get_value(),
+            )
+        })
         .collect();
     for (reason, wanted) in [
         ("starting", 1.0),
