@@ -1,11 +1,12 @@
 //! The management listener as others see it: the numbers of the live page as they come from the real
 //! binary, and what is asked of whoever is not on this host.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 use tally_tests::http::Connection;
 use tally_tests::load::Load;
+use tally_tests::machine::outer_address;
 use tally_tests::{Folder, Request, Response, Server, wait};
 
 /// One event of the stream, without what only keeps it open.
@@ -75,14 +76,6 @@ fn numbers_come_while_the_server_runs_and_end_with_it() {
     let last = std::iter::from_fn(|| next(&mut stream)).last();
     assert_eq!(last.map(|(kind, _)| kind).as_deref(), Some("end"));
     assert!(server.wait_for_end().success());
-}
-
-/// An address of this host that others could use too.
-fn outer_address() -> IpAddr {
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    // Nothing is sent by that.
-    socket.connect("192.0.2.1:9").expect("a route to somewhere");
-    socket.local_addr().expect("an address").ip()
 }
 
 fn key(folder: &Folder, more: &[&str]) -> String {

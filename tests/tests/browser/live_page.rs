@@ -3,13 +3,14 @@
 //!
 //! Pictures go to the folder `TALLY_PICTURES`, or to `pictures` in the target folder.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use tally_tests::binary::target_dir;
+use tally_tests::machine::outer_address;
 use tally_tests::{Folder, Request, Server, wait};
 
 use crate::devtools::{Browser, Screen};
@@ -192,14 +193,6 @@ fn degraded() {
         lost.as_str().unwrap_or_default().contains("Trying again"),
         "{lost}"
     );
-}
-
-/// An address of this host that others could use too.
-pub(crate) fn outer_address() -> IpAddr {
-    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    // Nothing is sent by that.
-    socket.connect("192.0.2.1:9").expect("a route to somewhere");
-    socket.local_addr().expect("an address").ip()
 }
 
 /// Protects the numbers from whoever reaches the listener from elsewhere: the page asks for a key, says what

@@ -35,6 +35,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// After this time without numbers a reader is told that there are none yet.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// A comment, which keeps the connection.
+const NONE_YET: &[u8] = b": no numbers yet\n\n";
+
 /// What all who watch share.
 pub(super) struct Live {
     hub: Mutex<Hub>,
@@ -143,8 +146,10 @@ impl Viewer {
         };
         match latest {
             Latest::Numbers(event) => (event, false),
-            Latest::Nothing => (Bytes::from_static(b": no numbers yet\n\n"), false),
-            Latest::End => (Bytes::from_static(b"event: end\ndata: {}\n\n"), true),
+            Latest::Nothing if !self.management.draining() => (Bytes::from_static(NONE_YET), false),
+            Latest::Nothing | Latest::End => {
+                (Bytes::from_static(b"event: end\ndata: {}\n\n"), true)
+            }
         }
     }
 }
@@ -181,11 +186,13 @@ impl Management {
         let hot = self.parts.get().map(|parts| parts.projector.hot(10));
         let rebuild = self.rebuild.now();
         let shown = window.show(&families, reasons, rebuild, hot.unwrap_or_default());
-        let json = serde_json::to_string(&shown).unwrap_or_else(|error| {
-            tracing::error!(%error, "the numbers of the live page can't be written");
-            "{}".to_owned()
-        });
-        Bytes::from(format!("data: {json}\n\n"))
+        match serde_json::to_string(&shown) {
+            Ok(json) => Bytes::from(format!("data: {json}\n\n")),
+            Err(error) => {
+                tracing::error!(%error, "the numbers of the live page can't be written");
+                Bytes::from_static(NONE_YET)
+            }
+        }
     }
 }
 
