@@ -1,8 +1,7 @@
 //! Who may watch, how many, and that the numbers are made for those who do and for nobody else.
 
 use actix_web::App;
-use actix_web::body::MessageBody as _;
-use actix_web::dev::ServiceResponse;
+use actix_web::body::{BoxBody, MessageBody as _};
 use actix_web::http::StatusCode;
 use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::test::{TestRequest, call_service, init_service};
@@ -15,14 +14,32 @@ use crate::auth::{Authenticator, Grant, KeysFile};
 
 const HERE: &str = "127.0.0.1:8081";
 
-async fn ask(management: &Arc<Management>, request: TestRequest) -> ServiceResponse {
+/// An answer whose body is read piece by piece.
+struct Answer {
+    head: HttpResponse<()>,
+    body: BoxBody,
+}
+
+impl Answer {
+    fn status(&self) -> StatusCode {
+        self.head.status()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.head.headers()
+    }
+}
+
+async fn ask(management: &Arc<Management>, request: TestRequest) -> Answer {
     let guard = Guard::new(HERE.parse().unwrap(), vec!["ops.example".to_owned()]);
     let app = App::new()
         .app_data(web::Data::from(Arc::clone(management)))
         .configure(|config| routes(config, &guard));
     let app = init_service(app).await;
     let answer = call_service(&app, request.to_request()).await;
-    answer.map_into_boxed_body()
+    let (_, answer) = answer.map_into_boxed_body().into_parts();
+    let (head, body) = answer.into_parts();
+    Answer { head, body }
 }
 
 fn management() -> Arc<Management> {
@@ -35,8 +52,8 @@ fn from(peer: &str, path: &str) -> TestRequest {
 }
 
 /// The next piece of an answer's body; `None` at its end.
-async fn next(answer: &mut ServiceResponse) -> Option<String> {
-    let body = answer.response_mut().body_mut();
+async fn next(answer: &mut Answer) -> Option<String> {
+    let body = &mut answer.body;
     let piece = poll_fn(|context| std::pin::Pin::new(&mut *body).poll_next(context)).await;
     piece.map(|piece| String::from_utf8(piece.unwrap().to_vec()).unwrap())
 }
