@@ -103,11 +103,11 @@ impl Request {
     /// The bytes on the wire.
     #[must_use]
     pub fn bytes(&self, host: SocketAddr) -> Vec<u8> {
-        let mut bytes = format!(
-            "{} {} HTTP/1.1\r\nHost: {host}\r\n",
-            self.method, self.target
-        )
-        .into_bytes();
+        let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
+        let named = |(name, _): &(String, Vec<u8>)| name.eq_ignore_ascii_case("host");
+        if !self.headers.iter().any(named) {
+            bytes.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
+        }
         for (name, value) in &self.headers {
             bytes.extend_from_slice(name.as_bytes());
             bytes.extend_from_slice(b": ");
@@ -179,6 +179,31 @@ impl Connection {
     /// # Errors
     /// Where it does not come whole.
     pub fn read(&mut self, bodiless: bool) -> io::Result<Response> {
+        let mut response = self.head()?;
+        let status = response.status;
+        if status == 100 {
+            return self.read(bodiless);
+        }
+        if bodiless || status == 204 || status == 304 {
+            return Ok(response);
+        }
+        if response.header("transfer-encoding") == Some("chunked") {
+            response.body = self.chunks()?;
+        } else if let Some(length) = response.header("content-length") {
+            let length = length.parse().map_err(|_| invalid(length.to_owned()))?;
+            response.body = vec![0; length];
+            self.reader.read_exact(&mut response.body)?;
+        } else {
+            self.reader.read_to_end(&mut response.body)?;
+        }
+        Ok(response)
+    }
+
+    /// Reads an answer's head alone, of one whose body goes on and on; see [`chunk`](Self::chunk).
+    ///
+    /// # Errors
+    /// Where it does not come whole.
+    pub fn head(&mut self) -> io::Result<Response> {
         let status_line = self.line()?;
         let status = status_line
             .split(' ')
@@ -198,21 +223,6 @@ impl Connection {
             response
                 .headers
                 .push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        if status == 100 {
-            return self.read(bodiless);
-        }
-        if bodiless || status == 204 || status == 304 {
-            return Ok(response);
-        }
-        if response.header("transfer-encoding") == Some("chunked") {
-            response.body = self.chunks()?;
-        } else if let Some(length) = response.header("content-length") {
-            let length = length.parse().map_err(|_| invalid(length.to_owned()))?;
-            response.body = vec![0; length];
-            self.reader.read_exact(&mut response.body)?;
-        } else {
-            self.reader.read_to_end(&mut response.body)?;
         }
         Ok(response)
     }
@@ -240,16 +250,25 @@ impl Connection {
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let size = self.line()?;
-            let size = usize::from_str_radix(&size, 16).map_err(|_| invalid(size.clone()))?;
-            let from = body.len();
-            body.resize(from + size, 0);
-            self.reader.read_exact(&mut body[from..])?;
-            self.line()?;
-            if size == 0 {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
                 return Ok(body);
             }
+            body.extend(chunk);
         }
+    }
+
+    /// Reads the next chunk of a body that is sent in chunks; the last one is empty.
+    ///
+    /// # Errors
+    /// Where it does not come whole.
+    pub fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        let size = self.line()?;
+        let size = usize::from_str_radix(&size, 16).map_err(|_| invalid(size.clone()))?;
+        let mut chunk = vec![0; size];
+        self.reader.read_exact(&mut chunk)?;
+        self.line()?;
+        Ok(chunk)
     }
 }
 

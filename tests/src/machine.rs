@@ -1,8 +1,9 @@
-//! The machine the figures are of.
+//! The machine the figures are of, and how others reach it.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,6 +12,18 @@ use serde_json::{Value, json};
 
 const SYNCS: usize = 300;
 const SYNC_BYTES: usize = 4 << 10;
+
+/// An address of this host that others could use too.
+///
+/// # Panics
+/// When it has no way to anywhere.
+#[must_use]
+pub fn outer_address() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    // Nothing is sent by that.
+    socket.connect("192.0.2.1:9").expect("a route to somewhere");
+    socket.local_addr().expect("an address").ip()
+}
 
 /// What a reader needs to judge the figures.
 pub struct Machine {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use tally_domain::{
-    Applied, EventId, LetterFate, Outcome, Partition, PartitionState, Position, Record, Verdict,
+    Applied, EventId, LetterFate, Outcome, Partition, PartitionState, Position, Record, Resource,
+    Verdict,
 };
 use tally_log::Batch;
 
@@ -34,6 +35,8 @@ pub(crate) struct Fold<'a> {
     /// By partition: events somebody waits for.
     fates: Vec<Vec<(EventId, EventFate)>>,
     outcomes: Vec<u64>,
+    /// Of events that came after the log was opened and counted.
+    live: Vec<Resource>,
     /// How many records were applied since they were counted last.
     records: usize,
     /// Whether there were any.
@@ -54,6 +57,7 @@ impl<'a> Fold<'a> {
             parked: slots.iter().map(|_| Parked::default()).collect(),
             fates: slots.iter().map(|_| Vec::new()).collect(),
             outcomes: vec![0; Outcome::ALL.len()],
+            live: Vec::new(),
             records: 0,
             dead_letters: false,
         }
@@ -221,6 +225,9 @@ impl<'a> Fold<'a> {
         match state.apply_for(record, told, hand)? {
             Applied::Folded { event, outcome } => {
                 self.folded(outcome);
+                if outcome == Outcome::Applied && self.is_live(position) {
+                    self.live.push(event.resource);
+                }
                 if told {
                     let (counters, toggles) = state.read(event.resource, &event.user, hand)?;
                     let counters = counters.unwrap_or_default();
@@ -264,6 +271,13 @@ impl<'a> Fold<'a> {
         if let Some(count) = self.outcomes.get_mut(outcome as usize) {
             *count += 1;
         }
+    }
+
+    /// Whether a record came after the log was opened.
+    fn is_live(&self, position: Position) -> bool {
+        let place = usize::try_from(position.partition).unwrap_or(usize::MAX);
+        let head = self.shared.head_at_start.get(place);
+        head.is_some_and(|head| position.offset >= *head)
     }
 
     fn fate(&mut self, place: usize, id: EventId, fate: EventFate) {
@@ -316,6 +330,10 @@ impl<'a> Fold<'a> {
         let records = std::mem::take(&mut self.records);
         if records == 0 {
             return;
+        }
+        if !self.live.is_empty() {
+            self.shared.hot.add(&self.live);
+            self.live.clear();
         }
         let metrics = &self.shared.metrics;
         for (outcome, count) in Outcome::ALL.iter().zip(&mut self.outcomes) {

@@ -24,6 +24,7 @@
 //! - [`verify`]: a fold of the log by itself, and how a state differs from it
 //! - [`dead_letters`]: what could not be folded, page by page
 //! - [`export`]: copies of that in a log of its own, for others
+//! - [`hot`]: what people do most with right now
 //! - [`metrics`]: what Prometheus sees
 
 pub mod aside;
@@ -34,6 +35,7 @@ pub mod dump;
 pub mod error;
 pub mod export;
 mod folding;
+pub mod hot;
 pub mod identity;
 mod invariants;
 mod life;
@@ -56,6 +58,7 @@ pub mod worker;
 pub use checkpoint::CheckpointReport;
 pub use dump::{PartitionDump, StateDump, StateSummary};
 pub use error::{OpenError, StateError};
+pub use hot::HotResource;
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};
 pub use snapshot::{SnapshotError, SnapshotName, Snapshots};

@@ -16,6 +16,7 @@ use tally_log::{EventLog, ReadError};
 use crate::checkpoint::Checkpointer;
 use crate::error::{OpenError, StateError};
 use crate::export::{self, Bell};
+use crate::hot::Hot;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::projector::{PartitionStatus, Status};
@@ -37,6 +38,7 @@ pub(crate) struct Lasting {
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
+    pub(crate) hot: Arc<Hot>,
     pub(crate) store: Box<OpenStore>,
     pub(crate) waiters: Arc<Waiters>,
     /// Where dead letters are copied to.
@@ -86,6 +88,7 @@ impl Life {
             store: opened.store,
             buckets: values::buckets_each(log.identity().partitions),
             metrics: lasting.metrics.clone(),
+            hot: Arc::clone(&lasting.hot),
             checkpointer: Checkpointer::new(
                 Arc::clone(storage),
                 lasting.dir.clone(),

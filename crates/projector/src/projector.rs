@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::checkpoint::CheckpointReport;
 use crate::dump::{self, PartitionDump, StateDump, StateSummary};
 use crate::error::{OpenError, StateError};
+use crate::hot::HotResource;
 use crate::life::{Lasting, Life};
 use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
@@ -130,6 +131,7 @@ impl Projector {
         let lasting = Lasting {
             waiters: Arc::new(Waiters::new(log.identity().partitions, options.max_waiters)),
             metrics: Metrics::register(registry)?,
+            hot: Arc::default(),
             log,
             storage,
             dir: dir.to_owned(),
@@ -307,6 +309,13 @@ impl Projector {
                 memory: 0,
             },
         }
+    }
+
+    /// What people do most with right now, at most so many resources: of events that came since this
+    /// process opened the log, those that counted.
+    #[must_use]
+    pub fn hot(&self, most: usize) -> Vec<HotResource> {
+        self.lasting.hot.top(most)
     }
 
     /// Brings the gauges up to date that change by themselves: call before each scrape.

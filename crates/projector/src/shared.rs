@@ -11,6 +11,7 @@ use tally_log::EventLog;
 use crate::checkpoint::Checkpointer;
 use crate::error::{StateError, with_causes};
 use crate::export::Bell;
+use crate::hot::Hot;
 use crate::loader::AtHand;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) buckets: u32,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) metrics: Metrics,
+    pub(crate) hot: Arc<Hot>,
     pub(crate) options: Options,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) export: Bell,

@@ -260,6 +260,7 @@ impl From<AuthError> for ApiError {
             AuthError::NotProvided
             | AuthError::Malformed
             | AuthError::UnknownKey
+            | AuthError::KeyExpired
             | AuthError::Token(_) => Self::Auth(error),
         }
     }

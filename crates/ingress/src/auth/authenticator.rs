@@ -6,7 +6,7 @@
 //! next start.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ use actix_web::http::header::{FORWARDED, HeaderMap, X_FORWARDED_FOR};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
+use prometheus::{IntGauge, Registry};
 use subtle::Choice;
-use tally_domain::UserId;
+use tally_domain::{EventTime, UserId};
 use tally_log::storage::Stamp;
 
 use super::file::{KeysError, KeysFile, StoredKey};
 use super::jwt::{self, Jwt};
 use super::key::{self, KeyHash, KeyId};
 use super::{AuthError, header};
-use crate::supervise;
+use crate::{clock, supervise};
 
 /// The well-known key of a server on somebody's own machine.
 pub const LOCAL_DEV_KEY: &str = "local-dev-key";
@@ -46,6 +47,8 @@ struct Shared {
     /// The local key's user, where that key is valid.
     local_dev: Option<UserId>,
     keys: ArcSwap<Keys>,
+    /// When the next key expires, where somebody wants to know.
+    next_expiry: OnceLock<IntGauge>,
     ended: Mutex<bool>,
     wake: Condvar,
 }
@@ -56,6 +59,19 @@ type Keys = HashMap<KeyId, Holder, foldhash::fast::RandomState>;
 struct Holder {
     sha256: KeyHash,
     user: UserId,
+    admin: bool,
+    expires_at: Option<EventTime>,
+}
+
+/// Why somebody may not administer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// There is no key that holds. 401.
+    #[error(transparent)]
+    Key(#[from] AuthError),
+    /// It holds, and is none for that. 403.
+    #[error("This API key is no admin key.")]
+    NotAdmin,
 }
 
 impl Authenticator {
@@ -98,6 +114,21 @@ impl Authenticator {
         self
     }
 
+    /// Registers when the next key expires, and keeps it up to date.
+    ///
+    /// # Errors
+    /// Where a metric of that name is registered already.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let gauge = IntGauge::new(
+            "tally_auth_key_expiry_timestamp_seconds",
+            "When the next API key expires, in seconds since 1970; 0: none does.",
+        )?;
+        registry.register(Box::new(gauge.clone()))?;
+        let gauge = self.shared.next_expiry.get_or_init(|| gauge);
+        self.shared.show_expiry(gauge);
+        Ok(())
+    }
+
     /// Whom a request with these headers comes from. Where that is a token with a key that is not
     /// known yet, it waits a bounded time for the keys to be read again, and looks once more.
     ///
@@ -132,13 +163,40 @@ impl Authenticator {
         if let Some(jwt) = self.jwt.as_ref().filter(|_| jwt::is_token(credential)) {
             return Ok(jwt.user(credential)?);
         }
+        self.holder(credential, |holder| holder.user.clone())
+    }
+
+    /// Whether a request with these headers may administer.
+    ///
+    /// # Errors
+    /// [`AdminError`]. A token and the local key are unknown keys here.
+    pub fn admin(&self, headers: &HeaderMap) -> Result<(), AdminError> {
+        let credential = header::credential(headers)?;
+        let admin = self.holder(credential, |holder| holder.admin)?;
+        if admin {
+            Ok(())
+        } else {
+            Err(AdminError::NotAdmin)
+        }
+    }
+
+    /// What is kept of the API key that a credential is.
+    fn holder<T>(
+        &self,
+        credential: &[u8],
+        show: impl FnOnce(&Holder) -> T,
+    ) -> Result<T, AuthError> {
         let (id, secret) = key::split(credential).ok_or(AuthError::UnknownKey)?;
         let keys = self.shared.keys.load();
         let holder = keys.get(&id);
         let kept = holder.map_or(&KeyHash::NONE, |holder| &holder.sha256);
         let right = KeyHash::of(secret).ct_eq(kept) & Choice::from(u8::from(holder.is_some()));
         match holder {
-            Some(holder) if right.into() => Ok(holder.user.clone()),
+            // Only who has the key is told that it was one.
+            Some(holder) if right.into() => match holder.expires_at {
+                Some(end) if end <= clock::now() => Err(AuthError::KeyExpired),
+                Some(_) | None => Ok(show(holder)),
+            },
             Some(_) | None => Err(AuthError::UnknownKey),
         }
     }
@@ -180,6 +238,7 @@ impl Shared {
             file,
             local_dev: local_dev.flatten(),
             keys: ArcSwap::from_pointee(keys),
+            next_expiry: OnceLock::new(),
             ended: Mutex::new(false),
             wake: Condvar::new(),
         };
@@ -192,8 +251,21 @@ impl Shared {
         while !*ended {
             if self.wake.wait_for(&mut ended, pause).timed_out() {
                 self.look(watch);
+                // It changes with time too.
+                if let Some(gauge) = self.next_expiry.get() {
+                    self.show_expiry(gauge);
+                }
             }
         }
+    }
+
+    /// When the next of the keys that hold expires; one that has is no news any more.
+    fn show_expiry(&self, gauge: &IntGauge) {
+        let (keys, now) = (self.keys.load(), clock::now());
+        let ends = keys.values().filter_map(|holder| holder.expires_at);
+        let next = ends.filter(|end| *end > now).min();
+        let seconds = next.map_or(0, |end| end.as_millis() / 1_000);
+        gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// Reads the keys where the file is another than at the last look.
@@ -237,10 +309,13 @@ impl Shared {
 fn holding(keys: Vec<StoredKey>) -> Keys {
     let holding = keys.into_iter().filter(|key| key.revoked_at.is_none());
     let holders = holding.map(|key| {
-        let StoredKey {
-            id, sha256, user, ..
-        } = key;
-        (id, Holder { sha256, user })
+        let holder = Holder {
+            sha256: key.sha256,
+            user: key.user,
+            admin: key.admin,
+            expires_at: key.expires_at,
+        };
+        (key.id, holder)
     });
     holders.collect()
 }

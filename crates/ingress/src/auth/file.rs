@@ -11,9 +11,10 @@
 //! even, is then no document, and nobody takes it for one with fewer keys or fewer revocations.
 //! It is written with a key per line all the same, so that a damage can be named by its line and
 //! `diff` shows one key. `check` is the SHA-256 of the keys, so that a changed letter of a user's name
-//! or of a hash is found too. Version 1, which has none, is read and becomes version 2 with the next
-//! change. Fields that are not known are refused, not ignored: they may be limits on
-//! what a key may do.
+//! or of a hash is found too. Version 1, which has none, is read and becomes a later one with the next
+//! change. Version 3 has `admin` and `expires_at`, and is written where a key has one of them: an older
+//! build refuses it then, rather than take a key for one that holds for ever. Fields that are not known
+//! are refused, not ignored: they may be limits on what a key may do.
 //!
 //! A change takes the lock `<file>.lock`, reads the file, writes `<file>.new`, syncs it, renames it
 //! over the file and syncs the folder. A reader sees the file before or after, never between, and
@@ -38,9 +39,11 @@ mod error;
 pub use error::KeysError;
 use error::write_error;
 
-/// The version of the file that this build writes.
-const VERSION: u64 = 2;
-/// The one before, without a check, which it reads too.
+/// The newest version of the file; it has keys with a [`Grant`] of their own.
+const VERSION: u64 = 3;
+/// The one before, which is written where no key has one.
+const PLAIN: u64 = 2;
+/// The first, without a check, which is read too.
 const UNCHECKED: u64 = 1;
 /// The most keys that hold at a time.
 pub const MAX_KEYS: usize = 100_000;
@@ -51,6 +54,15 @@ const MAX_BYTES: u64 = 128 << 20;
 /// How long a change waits for another one to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What a key may do beside being its user, and until when it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// Whether it administers, on the management listener.
+    pub admin: bool,
+    /// From when on it does not hold any more; `None`: it holds until it is revoked.
+    pub expires_at: Option<EventTime>,
+}
+
 /// What may be shown of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KeyInfo {
@@ -58,8 +70,12 @@ pub struct KeyInfo {
     pub id: KeyId,
     /// Whom a request with it comes from.
     pub user: UserId,
+    /// Whether it administers, on the management listener.
+    pub admin: bool,
     /// When it was made.
     pub created_at: EventTime,
+    /// From when on it does not hold any more, where it has an end.
+    pub expires_at: Option<EventTime>,
     /// Since when it does not hold any more.
     pub revoked_at: Option<EventTime>,
 }
@@ -81,6 +97,10 @@ pub(super) struct StoredKey {
     pub(super) user: UserId,
     pub(super) sha256: KeyHash,
     pub(super) created_at: EventTime,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) admin: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires_at: Option<EventTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) revoked_at: Option<EventTime>,
 }
@@ -90,7 +110,9 @@ impl StoredKey {
         KeyInfo {
             id: self.id,
             user: self.user.clone(),
+            admin: self.admin,
             created_at: self.created_at,
+            expires_at: self.expires_at,
             revoked_at: self.revoked_at,
         }
     }
@@ -138,7 +160,15 @@ impl KeysFile {
     /// # Errors
     /// [`KeysError`]; the key does not exist then, except where its folder could not be synced.
     pub fn create(&self, user: &UserId) -> Result<CreatedKey, KeysError> {
-        let mut created = self.create_all(std::slice::from_ref(user))?;
+        self.create_with(user, Grant::default())
+    }
+
+    /// Makes a key for a user that may do more, or holds for a time only.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(&self, user: &UserId, grant: Grant) -> Result<CreatedKey, KeysError> {
+        let mut created = self.create_each(std::slice::from_ref(user), grant)?;
         // One user, one key.
         created.pop().ok_or(KeysError::TooMany)
     }
@@ -148,6 +178,10 @@ impl KeysFile {
     /// # Errors
     /// As [`create`](Self::create); none of them exists then.
     pub fn create_all(&self, users: &[UserId]) -> Result<Vec<CreatedKey>, KeysError> {
+        self.create_each(users, Grant::default())
+    }
+
+    fn create_each(&self, users: &[UserId], grant: Grant) -> Result<Vec<CreatedKey>, KeysError> {
         self.change(|keys| {
             let holding = keys.iter().filter(|key| key.revoked_at.is_none()).count();
             if holding.saturating_add(users.len()) > MAX_KEYS {
@@ -167,6 +201,8 @@ impl KeysFile {
                     user: user.clone(),
                     sha256,
                     created_at: now(),
+                    admin: grant.admin,
+                    expires_at: grant.expires_at,
                     revoked_at: None,
                 };
                 created.push(CreatedKey {
@@ -253,7 +289,7 @@ impl KeysFile {
         let path = || self.path.clone();
         let document: Result<Document, _> = match serde_json::from_slice(bytes) {
             Ok(Versioned {
-                v: VERSION | UNCHECKED,
+                v: VERSION | PLAIN | UNCHECKED,
             }) => serde_json::from_slice(bytes),
             Ok(Versioned { v: found }) => {
                 return Err(KeysError::OtherVersion {
@@ -287,7 +323,8 @@ impl KeysFile {
         }
         // Neither is a version 1 with a check, nor a later one without.
         let wanted = (v != UNCHECKED).then(|| check_of(&keys));
-        if check == wanted {
+        // Nor does an earlier version know what a later one may say.
+        if check == wanted && (v == VERSION || version_of(&keys) < VERSION) {
             Ok(keys)
         } else {
             Err(KeysError::Changed { path: path() })
@@ -379,9 +416,19 @@ fn check_of(keys: &[StoredKey]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The lowest version that can say what these keys are, so that an older build reads what it can.
+fn version_of(keys: &[StoredKey]) -> u64 {
+    let granted = |key: &StoredKey| key.admin || key.expires_at.is_some();
+    if keys.iter().any(granted) {
+        VERSION
+    } else {
+        PLAIN
+    }
+}
+
 pub(super) fn to_bytes(keys: &[StoredKey]) -> io::Result<Vec<u8>> {
-    let check = check_of(keys);
-    let mut bytes = format!("{{\"v\":{VERSION},\"check\":\"{check}\",\"keys\":[").into_bytes();
+    let (version, check) = (version_of(keys), check_of(keys));
+    let mut bytes = format!("{{\"v\":{version},\"check\":\"{check}\",\"keys\":[").into_bytes();
     bytes.extend_from_slice(&lines_of(keys)?);
     bytes.extend_from_slice(b"\n]}\n");
     Ok(bytes)

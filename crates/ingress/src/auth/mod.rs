@@ -18,9 +18,12 @@
 //! `{`, so never with `tally_`. Nothing is tried as both. Where tokens are not configured, one is an
 //! unknown key.
 //!
-//! **Where scopes go.** A key's scopes are a field of its entry in the file with a new version of
-//! the file, which an older build refuses rather than take for a key that may do everything; and
-//! [`Authenticator::authenticate`] then answers a subject with user and scopes.
+//! **An admin key** is a key of its user as any other, and on the management listener the only
+//! credential ([`Authenticator::admin`]): neither a token nor the local key administers.
+//!
+//! **Where scopes go.** As `admin`, a key's scopes are a field of its entry in the file with a new
+//! version of the file, which an older build refuses rather than take for a key that may do everything;
+//! and [`Authenticator::authenticate`] then answers a subject with user and scopes.
 
 pub mod authenticator;
 pub mod file;
@@ -30,8 +33,8 @@ mod header;
 pub mod jwt;
 pub mod key;
 
-pub use authenticator::{Authenticator, LOCAL_DEV_KEY, LOCAL_DEV_USER};
-pub use file::{CreatedKey, KeyInfo, KeysError, KeysFile, MAX_KEYS};
+pub use authenticator::{AdminError, Authenticator, LOCAL_DEV_KEY, LOCAL_DEV_USER};
+pub use file::{CreatedKey, Grant, KeyInfo, KeysError, KeysFile, MAX_KEYS};
 pub use jwt::{Jwt, JwtError};
 pub use key::{ApiKey, KeyId};
 
@@ -48,6 +51,9 @@ pub enum AuthError {
     /// No key that holds: unknown, revoked, or no key at all.
     #[error("Invalid API key.")]
     UnknownKey,
+    /// A key that was made for a time, which is over.
+    #[error("API key is expired")]
+    KeyExpired,
     /// A token that is not valid.
     #[error(transparent)]
     Token(#[from] JwtError),
@@ -61,6 +67,7 @@ impl AuthError {
             Self::NotProvided => None,
             Self::Malformed => Some("bad_authorization_header"),
             Self::UnknownKey => Some("authentication_failed"),
+            Self::KeyExpired => Some("key_expired"),
             Self::Token(error) => Some(error.code()),
         }
     }
@@ -72,6 +79,7 @@ impl AuthError {
             Self::NotProvided => "not_provided",
             Self::Malformed => "malformed_header",
             Self::UnknownKey => "unknown_key",
+            Self::KeyExpired => "key_expired",
             Self::Token(error) => error.reason(),
         }
     }
@@ -79,8 +87,12 @@ impl AuthError {
     /// All there are.
     pub fn all() -> impl Iterator<Item = Self> {
         let tokens = JwtError::ALL.into_iter().map(Self::Token);
-        [Self::NotProvided, Self::Malformed, Self::UnknownKey]
-            .into_iter()
-            .chain(tokens)
+        let keys = [
+            Self::NotProvided,
+            Self::Malformed,
+            Self::UnknownKey,
+            Self::KeyExpired,
+        ];
+        keys.into_iter().chain(tokens)
     }
 }

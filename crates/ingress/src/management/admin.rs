@@ -1,7 +1,7 @@
 //! `/admin/…`: what the command asks of a running server. Lines come from [`crate::inspect`], so
 //! they are the same as when the command opens the folder itself.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
@@ -11,7 +11,8 @@ use tally_domain::{
     DeadLetterReason, Offset, Partition, Position, Resource, ResourceId, ResourceType, SettleAction,
 };
 
-use super::{Detail, Management, Parts, guard, health, rebuild, stream};
+use super::guard::{self, Guard, Purpose};
+use super::{Detail, Management, Parts, health, rebuild, stream};
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::inspect::{self, DeadLetterList, InspectError, LogCat, Settling, Truncating};
 
@@ -25,7 +26,7 @@ pub const INTERACTIONS: &str = "interactions";
 /// See [`INTERACTIONS`].
 pub const CATALOGUE: &str = "catalogue";
 
-pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
+pub(super) fn routes(guard: Arc<Guard>) -> impl HttpServiceFactory {
     web::scope("/admin")
         .app_data(
             web::JsonConfig::default()
@@ -35,7 +36,7 @@ pub(super) fn routes(bound: SocketAddr) -> impl HttpServiceFactory {
         .app_data(web::QueryConfig::default().error_handler(|error, _| bad_request(error)))
         .app_data(web::PathConfig::default().error_handler(|error, _| bad_request(error)))
         .wrap(from_fn(move |request, next| {
-            guard::local_only(bound, request, next)
+            guard::guarded(Arc::clone(&guard), Purpose::Administer, request, next)
         }))
         .route("/log/cat", web::get().to(log_cat))
         .route("/log/info", web::get().to(log_info))

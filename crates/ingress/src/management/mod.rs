@@ -7,12 +7,14 @@
 //! - `health`: `/livez`, `/readyz`, `/metrics`
 //! - [`admin`]: `/admin/…`, what the command asks of a running server
 //! - [`rebuild`]: a rebuild that another process makes, and the swap at its end
-//! - `guard`: who may administer: this host, and no browser
+//! - `guard`: who may administer and watch: this host, or an admin key, and no foreign page
+//! - `live`: the live page at `/`, and the numbers that it shows
 //! - [`stream`]: long answers from blocking code, bounded
 
 pub mod admin;
 mod guard;
 mod health;
+mod live;
 pub mod readiness;
 pub mod rebuild;
 pub mod stream;
@@ -24,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::header::HeaderMap;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use parking_lot::{Condvar, Mutex};
 use prometheus::{IntGauge, Registry};
@@ -31,8 +34,11 @@ use tally_log::EventLog;
 use tally_projector::Projector;
 use tokio::sync::Semaphore;
 
+use crate::auth::Authenticator;
 use crate::catalogue::Catalogue;
 use crate::supervise;
+use guard::{Guard, Refusal, Refusals};
+use live::Live;
 use readiness::{Code, Head, Reason, Sample, StallWatch, judge};
 use rebuild::Rebuild;
 
@@ -64,6 +70,10 @@ pub struct Management {
     rebuild: Rebuild,
     stalled_after: Duration,
     parts: OnceLock<Parts>,
+    /// Who may administer from elsewhere, once the keys are read.
+    authenticator: OnceLock<Arc<Authenticator>>,
+    refusals: Refusals,
+    live: Live,
     serving: AtomicBool,
     draining: AtomicBool,
     /// What is being opened, in a few words.
@@ -102,6 +112,9 @@ impl Management {
         )?;
         Ok(Arc::new(Self {
             rebuild: Rebuild::register(&registry)?,
+            refusals: Refusals::register(&registry)?,
+            live: Live::default(),
+            authenticator: OnceLock::new(),
             registry,
             ready,
             resources,
@@ -124,6 +137,19 @@ impl Management {
         *self.step.lock() = what;
     }
 
+    /// Hands over who knows the admin keys, once.
+    pub fn knows_keys(&self, authenticator: Arc<Authenticator>) {
+        // A second call would ask others than the API does.
+        let first = self.authenticator.set(authenticator);
+        debug_assert!(first.is_ok(), "keys are handed over once");
+    }
+
+    /// Whether there is an admin key with a request.
+    fn admin_key(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let authenticator = self.authenticator.get().ok_or(Refusal::Starting)?;
+        authenticator.admin(headers).map_err(Refusal::Key)
+    }
+
     /// Hands over what was opened, once.
     pub fn opened(&self, parts: Parts) {
         // A second call would show something else than what serves.
@@ -139,6 +165,7 @@ impl Management {
     /// Says that the server is stopping: not ready from now on, and streams that follow end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.live.wake();
     }
 
     /// Whether the server is stopping.
@@ -253,7 +280,7 @@ impl ManagementServer {
     }
 }
 
-/// Starts the management API on a listener. The returned future is the server itself, to be
+/// Starts the management API on a listener, which is also reached by the names `hosts`. The returned future is the server itself, to be
 /// spawned; it ends after [`ManagementServer::stop`].
 ///
 /// # Errors
@@ -261,15 +288,17 @@ impl ManagementServer {
 pub fn start_management(
     listener: TcpListener,
     management: &Arc<Management>,
+    hosts: Vec<String>,
 ) -> io::Result<(Server, ManagementServer)> {
-    let bound = listener.local_addr()?;
+    let guard = Guard::new(listener.local_addr()?, hosts);
     let state = web::Data::from(Arc::clone(management));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
             .app_data(web::PayloadConfig::new(admin::MAX_BODY))
             .configure(health::routes)
-            .service(admin::routes(bound))
+            .service(admin::routes(Arc::clone(&guard)))
+            .configure(|config| live::routes(config, &guard))
             .default_service(web::to(not_found))
     })
     .workers(1)
@@ -301,12 +330,18 @@ async fn not_found() -> HttpResponse {
 #[derive(serde::Serialize)]
 struct Detail {
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
 }
 
 impl Detail {
     fn new(detail: impl Into<String>) -> Self {
+        Self::coded(None, detail)
+    }
+
+    fn coded(code: Option<&'static str>, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self { detail }
+        Self { detail, code }
     }
 }
 

@@ -58,7 +58,7 @@ impl Rebuild {
     }
 
     /// What was said last, where that is not long ago.
-    fn now(&self) -> Option<RebuildProgress> {
+    pub(super) fn now(&self) -> Option<RebuildProgress> {
         let mut said = self.said.lock();
         let fresh = |(at, _): &(Instant, RebuildProgress)| at.elapsed() < SILENT_AFTER;
         if !said.as_ref().is_some_and(fresh) {

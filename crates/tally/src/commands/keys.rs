@@ -1,15 +1,17 @@
 //! `tally keys`: API keys, in a file of hashes that a running server watches.
 
 use std::io::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use serde::Serialize;
 use tally_domain::{EventTime, UserId};
 use tally_ingress::auth::key::id_of;
-use tally_ingress::auth::{KeyId, KeyInfo, KeysFile};
+use tally_ingress::auth::{Grant, KeyId, KeyInfo, KeysFile};
 use tally_log::storage::RealStorage;
 
 use crate::config::Config;
+use crate::config::values::Span;
 use crate::data_dir;
 use crate::failure::Failure;
 use crate::output;
@@ -24,6 +26,12 @@ pub(crate) enum KeysCommand {
         /// Whom requests with the key come from, 1 to 128 bytes
         #[arg(long, value_name = "USER", value_parser = parse_user)]
         user: UserId,
+        /// It also administers: on the management listener from another host, in `Authorization`
+        #[arg(long)]
+        admin: bool,
+        /// How long it holds, as in 12h or 90d; without it, until it is revoked
+        #[arg(long, value_name = "TIME")]
+        expires_in: Option<Lifetime>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -44,9 +52,13 @@ pub(crate) enum KeysCommand {
     },
 }
 
+/// How long a key holds: a second to ten years.
+type Lifetime = Span<1_000, 315_576_000_000>;
+
 const EXAMPLES: &str = "\
 Examples:
   tally keys create --user 42
+  tally keys create --user ops --admin --expires-in 90d
   tally keys list
   tally keys revoke k7m2x9q4w1ab";
 
@@ -54,6 +66,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   tally keys create --user 42
   KEY=$(tally keys create --user 42)
+  tally keys create --user ops --admin --expires-in 90d
 
 Standard output has the key and nothing else. A running server takes it up within about a second.";
 
@@ -67,34 +80,57 @@ pub(crate) fn run(command: &KeysCommand, config: &Config) -> Result<(), Failure>
     data_dir::refuse_unfinished(&RealStorage, &config.data_dir)?;
     let file = KeysFile::new(config.keys_file());
     match command {
-        KeysCommand::Create { user, json } => create(&file, user, *json),
+        KeysCommand::Create {
+            user,
+            admin,
+            expires_in,
+            json,
+        } => {
+            let grant = Grant {
+                admin: *admin,
+                expires_at: expires_in.map(from_now),
+            };
+            create(&file, user, grant, *json)
+        }
         KeysCommand::List { json } => list(&file.list().map_err(Failure::of)?, *json),
         KeysCommand::Revoke { id } => revoke(&file, id),
     }
 }
 
-fn create(file: &KeysFile, user: &UserId, json: bool) -> Result<(), Failure> {
+/// The time that a span ends which begins now.
+fn from_now(lifetime: Lifetime) -> EventTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let end = since.unwrap_or_default().saturating_add(lifetime.get());
+    EventTime::from_millis(u64::try_from(end.as_millis()).unwrap_or(EventTime::MAX_MILLIS))
+}
+
+fn create(file: &KeysFile, user: &UserId, grant: Grant, json: bool) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Created<'a> {
         id: KeyId,
         user: &'a UserId,
+        admin: bool,
         created_at: EventTime,
+        expires_at: Option<EventTime>,
         key: &'a str,
     }
-    let created = file.create(user).map_err(Failure::of)?;
+    let created = file.create_with(user, grant).map_err(Failure::of)?;
     let KeyInfo {
         id,
         user,
+        admin,
         created_at,
-        ..
+        expires_at,
+        revoked_at: _,
     } = &created.info;
     let key = created.key.expose();
     if json {
-        let (id, created_at) = (*id, *created_at);
         return output::json(&Created {
-            id,
+            id: *id,
             user,
-            created_at,
+            admin: *admin,
+            created_at: *created_at,
+            expires_at: *expires_at,
             key,
         });
     }
@@ -102,9 +138,11 @@ fn create(file: &KeysFile, user: &UserId, json: bool) -> Result<(), Failure> {
     // Not on standard output, so that a script gets the key alone. If nobody reads it, nothing is
     // lost: `tally keys list` says the same.
     let user = printable(user.as_str());
+    let kind = if *admin { "Admin key" } else { "Key" };
+    let until = expires_at.map_or_else(String::new, |end| format!(", until {end}"));
     let _ = writeln!(
         io::stderr(),
-        "Key {id} of user {user}. Keep it now: it is not shown again."
+        "{kind} {id} of user {user}{until}. Keep it now: it is not shown again."
     );
     Ok(())
 }
@@ -118,17 +156,28 @@ fn list(keys: &[KeyInfo], json: bool) -> Result<(), Failure> {
                 out.write_all(b"\n")?;
             }
         } else if !keys.is_empty() {
-            writeln!(out, "{:12}  {:24}  {:24}  USER", "ID", "CREATED", "REVOKED")?;
+            writeln!(
+                out,
+                "{:12}  {:24}  {:24}  {:24}  {:5}  USER",
+                "ID", "CREATED", "EXPIRES", "REVOKED", "ADMIN"
+            )?;
+            let time = |at: &Option<EventTime>| at.map_or_else(|| "-".into(), |at| at.to_string());
             for KeyInfo {
                 id,
                 user,
+                admin,
                 created_at,
+                expires_at,
                 revoked_at,
             } in keys
             {
-                let revoked = revoked_at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+                let (expires, revoked) = (time(expires_at), time(revoked_at));
+                let admin = if *admin { "yes" } else { "-" };
                 let user = printable(user.as_str());
-                writeln!(out, "{id:12}  {created_at:24}  {revoked:24}  {user}")?;
+                writeln!(
+                    out,
+                    "{id:12}  {created_at:24}  {expires:24}  {revoked:24}  {admin:5}  {user}"
+                )?;
             }
         }
         out.flush()
@@ -182,9 +231,25 @@ mod tests {
     #[test]
     fn a_key_is_made_for_a_user() {
         let parsed = Line::try_parse_from(["keys", "create", "--user", "42"]).unwrap();
-        assert!(
-            matches!(parsed.command, KeysCommand::Create { user, json: false } if user.as_str() == "42")
-        );
+        assert!(matches!(
+            parsed.command,
+            KeysCommand::Create { user, admin: false, expires_in: None, json: false }
+                if user.as_str() == "42"
+        ));
+        let line = ["keys", "create", "--user", "ops", "--admin", "--expires-in"];
+        let parsed = Line::try_parse_from(line.iter().chain(&["90d"])).unwrap();
+        let KeysCommand::Create {
+            admin: true,
+            expires_in: Some(lifetime),
+            ..
+        } = parsed.command
+        else {
+            panic!("{parsed:?}");
+        };
+        assert_eq!(lifetime.get().as_secs(), 90 * 86_400);
+        for wrong in ["0s", "-1d", "4000d", "soon"] {
+            assert!(Line::try_parse_from(line.iter().chain(&[wrong])).is_err());
+        }
         for wrong in [
             &["keys", "create"][..],
             &["keys", "create", "--user", ""],

@@ -75,6 +75,7 @@ pub(crate) struct Api {
 pub(crate) struct Management {
     #[serde(deserialize_with = "values::address")]
     pub(crate) listen: SocketAddr,
+    pub(crate) hosts: Texts,
     pub(crate) stalled_after: Span<100, 3_600_000>,
 }
 
@@ -227,6 +228,15 @@ impl Config {
                     "{origin:?} is not an origin; valid are scheme, host and port as in \"https://app.example.com\", or \"*\""
                 );
                 return Err(sources.invalid("api.cors_origins", why));
+            }
+        }
+        for host in self.management.hosts.as_slice() {
+            let char = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+            if host.is_empty() || host.len() > 253 || !host.chars().all(char) {
+                let why = format!(
+                    "{host:?} is not the name of a host; valid are names without scheme and port, as in \"tally.example.com\""
+                );
+                return Err(sources.invalid("management.hosts", why));
             }
         }
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.logging.level) {

@@ -307,6 +307,16 @@ const IMPOSSIBLE: &[(&str, &str, [&str; 2])] = &[
         ["api.cors_origins", "https://app.example.com"],
     ),
     (
+        "TALLY__MANAGEMENT__HOSTS",
+        "http://tally.example.com",
+        ["management.hosts", "without scheme and port"],
+    ),
+    (
+        "TALLY__MANAGEMENT__HOSTS",
+        "tally.example.com, *",
+        ["management.hosts", "without scheme and port"],
+    ),
+    (
         "TALLY__PROJECTOR__WAIT_LIMIT",
         "0",
         ["projector.wait_limit", "from 1ms"],

@@ -29,7 +29,7 @@ pub(super) fn banner(config: &Config, listeners: &Listeners) -> String {
     format!(
         "Tally {version}
   API         {api}/api/v1/metrics/interact/  (described at {api}/docs)
-  Management  {management}/readyz  /metrics
+  Management  {management}/  (the live page)  /readyz  /metrics
   Log         {log}
   Data        {data}
 

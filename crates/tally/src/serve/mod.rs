@@ -94,8 +94,9 @@ async fn serve(
     let banner = banner::banner(config, &listeners);
     let management = Management::new(registry.clone(), config.management.stalled_after.get())
         .map_err(Failure::of)?;
+    let hosts = config.management.hosts.as_slice().to_vec();
     let (server, management_server) =
-        start_management(listeners.management, &management).map_err(Failure::of)?;
+        start_management(listeners.management, &management, hosts).map_err(Failure::of)?;
     actix_web::rt::spawn(server);
 
     // Opening blocks, and may take long where there is much to recover.

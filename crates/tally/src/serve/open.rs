@@ -103,6 +103,9 @@ pub(super) fn everything(
         let jwt = Jwt::start(tokens::options(settings)?, registry).map_err(Failure::of)?;
         authenticator = authenticator.with_tokens(jwt);
     }
+    authenticator.register(registry).map_err(Failure::of)?;
+    let authenticator = Arc::new(authenticator);
+    management.knows_keys(Arc::clone(&authenticator));
     management.opening("opening the logs");
     let partitions = Partitions::Exactly(config.log.partitions.as_u32());
     let logs = Logs::open(config, dir, registry, partitions)?;
@@ -127,7 +130,7 @@ pub(super) fn everything(
         logs,
         projector,
         catalogue,
-        authenticator: Arc::new(authenticator),
+        authenticator,
         traces,
     })
 }

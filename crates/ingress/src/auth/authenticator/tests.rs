@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 
+use super::super::file::Grant;
 use super::*;
 
 fn user(name: &str) -> UserId {
@@ -97,6 +98,79 @@ fn a_key_that_holds_is_its_user() {
     assert_eq!(bytes, Err(AuthError::UnknownKey));
     let none = authenticator.authenticate(&HeaderMap::new());
     assert_eq!(none, Err(AuthError::NotProvided));
+}
+
+fn admin(authenticator: &Authenticator, credential: &str) -> Result<(), AdminError> {
+    authenticator.admin(&headers(credential.as_bytes()))
+}
+
+/// Protects administration: an admin key is its user's key too, and nothing else administers.
+#[test]
+fn only_an_admin_key_administers() {
+    let (_folder, file) = in_folder();
+    let grant = Grant {
+        admin: true,
+        expires_at: None,
+    };
+    let ops = file.create_with(&user("ops"), grant).unwrap();
+    let plain = file.create(&user("ops")).unwrap();
+    let gone = file.create_with(&user("ops"), grant).unwrap();
+    file.revoke(gone.info.id).unwrap();
+    let authenticator = still(&file);
+    let [ops, plain, gone] = [&ops, &plain, &gone].map(|created| created.key.expose());
+    assert_eq!(admin(&authenticator, ops), Ok(()));
+    assert_eq!(ask(&authenticator, ops), Ok(user("ops")));
+    assert_eq!(admin(&authenticator, plain), Err(AdminError::NotAdmin));
+    let unknown = Err(AuthError::UnknownKey.into());
+    let changed = format!("{}0", &ops[..ops.len() - 1]);
+    let changed_too = format!("{}1", &ops[..ops.len() - 1]);
+    let both = [&changed, &changed_too].map(|key| admin(&authenticator, key));
+    assert!(both.contains(&unknown), "{both:?}");
+    for wrong in [gone, LOCAL_DEV_KEY, "a.b.c"] {
+        assert_eq!(admin(&authenticator, wrong), unknown, "{wrong}");
+    }
+    let none = authenticator.admin(&HeaderMap::new());
+    assert_eq!(none, Err(AuthError::NotProvided.into()));
+}
+
+/// Protects what an end is for: a key holds up to it and no longer, only who has the key is told so,
+/// and the metric has the next end that is to come.
+#[test]
+fn a_key_holds_until_it_expires() {
+    let (_folder, file) = in_folder();
+    let until = |millis: u64| Grant {
+        admin: true,
+        expires_at: Some(EventTime::from_millis(millis)),
+    };
+    let hour = clock::now().as_millis() + 3_600_000;
+    let over = file.create_with(&user("a"), until(1_000)).unwrap();
+    let holds = file.create_with(&user("a"), until(hour)).unwrap();
+    let later = file.create_with(&user("a"), until(hour * 2)).unwrap();
+    let authenticator = still(&file);
+    let registry = Registry::new();
+    authenticator.register(&registry).unwrap();
+    let shown = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+    let (over, holds) = (over.key.expose(), holds.key.expose());
+    assert_eq!(ask(&authenticator, over), Err(AuthError::KeyExpired));
+    let expired = Err(AuthError::KeyExpired.into());
+    assert_eq!(admin(&authenticator, over), expired);
+    let wrong = format!("{}{}", &over[..20], &holds[20..]);
+    assert_eq!(ask(&authenticator, &wrong), Err(AuthError::UnknownKey));
+    assert_eq!(ask(&authenticator, holds), Ok(user("a")));
+    assert_eq!(admin(&authenticator, holds), Ok(()));
+    assert_eq!(shown(), (hour / 1_000) as f64);
+    file.revoke_all(&[later.info.id, id_of(holds)]).unwrap();
+    let mut watch = watch(&authenticator);
+    watch.stamp = Ok(None);
+    authenticator.shared.look(&mut watch);
+    authenticator
+        .shared
+        .show_expiry(authenticator.shared.next_expiry.get().unwrap());
+    assert_eq!(shown(), 0.0, "none that holds has an end to come");
+}
+
+fn id_of(key: &str) -> KeyId {
+    key::id_of(key).unwrap()
 }
 
 /// Protects against an entry that stands for every key that is not there.

@@ -54,7 +54,7 @@ pub enum KeysError {
     },
     /// Another version of this program wrote it.
     #[error(
-        "the API keys in {path} have version {found}; this program reads versions {UNCHECKED} and {VERSION}: use the program that wrote them",
+        "the API keys in {path} have version {found}; this program reads versions {UNCHECKED} to {VERSION}: use the program that wrote them",
         path = path.display()
     )]
     OtherVersion {

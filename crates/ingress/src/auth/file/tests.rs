@@ -111,6 +111,37 @@ fn the_files_form_stays() {
     assert_eq!(file.parse(golden.as_bytes()).unwrap().len(), 2);
 }
 
+/// Protects keys that may do more, or hold for a time: the file has that, in a version that an older
+/// build refuses; and a file that says so in an earlier version was not written by anybody.
+#[test]
+fn a_grant_is_kept_in_a_file_of_its_version() {
+    let (_folder, file) = in_folder();
+    let plain = file.create(&user("a")).unwrap();
+    assert!(text(&file).starts_with("{\"v\":2,"));
+    let grant = Grant {
+        admin: true,
+        expires_at: Some(EventTime::from_millis(1_800_000_000_000)),
+    };
+    let ops = file.create_with(&user("ops"), grant).unwrap();
+    assert!(ops.info.admin && ops.info.expires_at == grant.expires_at);
+    assert_eq!(file.list().unwrap(), [plain.info, ops.info.clone()]);
+    let good = text(&file);
+    assert!(good.starts_with("{\"v\":3,"), "{good}");
+    let end = r#","admin":true,"expires_at":"2027-01-15T08:00:00.000Z"}"#;
+    assert!(good.contains(end), "{good}");
+    let earlier = good.replace("{\"v\":3", "{\"v\":2");
+    assert!(matches!(
+        file.parse(earlier.as_bytes()),
+        Err(KeysError::Changed { .. })
+    ));
+    for (from, to) in [("\"admin\":true", "\"admin\":false"), ("2027", "2028")] {
+        let changed = good.replace(from, to);
+        assert!(file.parse(changed.as_bytes()).is_err(), "{to}");
+    }
+    file.revoke(ops.info.id).unwrap();
+    assert!(text(&file).starts_with("{\"v\":3,"), "the record stays");
+}
+
 /// Protects against a file that is taken for less than it was: every cut and every wrong field is
 /// an error that says where, says what to do, and quotes nothing; and no change is made to it.
 #[test]
@@ -139,8 +170,8 @@ fn a_damaged_file_is_refused() {
             "line 2",
         ),
         (
-            good.replace("\"v\":2", "\"v\":3"),
-            "version 3; this program reads versions 1 and 2",
+            good.replace("\"v\":2", "\"v\":4"),
+            "version 4; this program reads versions 1 to 3",
         ),
         (good.replace("\"v\":2", "\"v\":1"), "its check"),
         (

@@ -1,8 +1,12 @@
-//! A real browser: the contract's JavaScript example from a page of another origin, and the
-//! documentation page. Needs Chromium (`TALLY_CHROMIUM`, or `chromium` on the path).
+//! A real browser: the contract's JavaScript example from a page of another origin, the
+//! documentation page, and the live page. Needs Chromium (`TALLY_CHROMIUM`, or `chromium` on the path).
 //!
 //! `cargo test -p tally-tests --features browser --test browser`.
 
+mod devtools;
+mod live_page;
+
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -11,25 +15,31 @@ use std::process::{Command, Stdio};
 use tally_tests::binary::target_dir;
 use tally_tests::{Folder, Server, wait};
 
+/// How Chromium is run, whatever it is asked to do.
+const FLAGS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,1600",
+];
+
+fn program() -> OsString {
+    std::env::var_os("TALLY_CHROMIUM").unwrap_or_else(|| "chromium".into())
+}
+
 /// Runs Chromium without a window on one page, to its end, and returns its standard output.
 fn chromium(folder: &Folder, args: &[&str], url: &str) -> String {
-    let program = std::env::var_os("TALLY_CHROMIUM").unwrap_or_else(|| "chromium".into());
     let profile = tempfile::TempDir::with_prefix_in("profile-", folder.root()).expect("a folder");
     let output = folder.root().join("chromium.output");
     let errors = folder.root().join("chromium.errors");
-    let mut child = Command::new(program)
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-            "--window-size=1200,1600",
-        ])
+    let mut child = Command::new(program())
+        .args(FLAGS)
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(args)
         .arg(url)
