@@ -62,6 +62,7 @@ fn fuzz_requests() {
         metrics: Metrics::register(&registry).unwrap(),
         docs: Docs::new().unwrap(),
         options: super::tests::options(),
+        traces: None,
     });
     let system = actix_web::rt::System::new();
     let worker = system.block_on(async { worker(&api) });
