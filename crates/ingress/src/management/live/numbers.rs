@@ -20,7 +20,7 @@ struct Counts {
     accepted: Option<f64>,
     refused: Option<f64>,
     errors: Option<f64>,
-    by_type: BTreeMap<String, f64>,
+    by_type: Option<BTreeMap<String, f64>>,
     answers: Buckets,
     appends: Buckets,
     syncs: Buckets,
@@ -57,7 +57,7 @@ struct Rates {
     accepted: Option<f64>,
     refused: Option<f64>,
     errors: Option<f64>,
-    by_type: BTreeMap<String, f64>,
+    by_type: Option<BTreeMap<String, f64>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -200,9 +200,12 @@ impl Change {
             let (seconds, now) = (seconds?, now?);
             Some(((now - then.unwrap_or_default()) / seconds).max(0.0))
         };
-        let by_type = counts.by_type.iter().filter_map(|(word, now)| {
-            let then = before.and_then(|before| before.by_type.get(word));
-            Some((word.clone(), rate(then.copied(), Some(*now))?))
+        let by_type = counts.by_type.as_ref().map(|words| {
+            let rates = words.iter().filter_map(|(word, now)| {
+                let then = before.and_then(|before| before.by_type.as_ref()?.get(word));
+                Some((word.clone(), rate(then.copied(), Some(*now))?))
+            });
+            rates.collect()
         });
         let quantiles = |of: fn(&Counts) -> &Buckets| {
             before.map_or(Quantiles::NONE, |before| of(counts).since(of(before)))
@@ -212,7 +215,7 @@ impl Change {
                 accepted: rate(before.and_then(|b| b.accepted), counts.accepted),
                 refused: rate(before.and_then(|b| b.refused), counts.refused),
                 errors: rate(before.and_then(|b| b.errors), counts.errors),
-                by_type: by_type.collect(),
+                by_type,
             },
             answers: quantiles(|counts| &counts.answers),
             appends: quantiles(|counts| &counts.appends),
@@ -284,14 +287,15 @@ impl<'a> All<'a> {
         };
         let of_interactions =
             |metric: &Metric| label_of(metric, "log").is_none_or(|log| log == "interactions");
-        let mut by_type = BTreeMap::new();
-        if let Some(family) = self.family("tally_interactions_total") {
+        let by_type = self.family("tally_interactions_total").map(|family| {
+            let mut words = BTreeMap::new();
             for metric in family.get_metric() {
                 if let Some(word) = label_of(metric, "interaction_type") {
-                    *by_type.entry(word.to_owned()).or_default() += value(family, metric);
+                    *words.entry(word.to_owned()).or_default() += value(family, metric);
                 }
             }
-        }
+            words
+        });
         Counts {
             accepted: self.sum("tally_ingest_interactions_total", accepted),
             refused: self.sum("tally_http_requests_total", status('4')),

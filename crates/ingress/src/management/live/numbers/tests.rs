@@ -36,6 +36,7 @@ fn what_is_not_measured_is_null() {
     for path in [
         "/version",
         "/per_second/accepted",
+        "/per_second/by_type",
         "/answers/p99",
         "/visible/p99",
         "/log/bytes",
