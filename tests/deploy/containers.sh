@@ -178,6 +178,6 @@ toolchain() {
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
     cp -a "$sysroot/bin" "$root/usr/local/"
     mkdir -p "$root/usr/local/lib"
-    cp -a "$sysroot"/lib/*.so "$sysroot/lib/rustlib" "$root/usr/local/lib/"
+    cp -a "$sysroot"/lib/*.so* "$sysroot/lib/rustlib" "$root/usr/local/lib/"
     stand_in "$1" "$root" 'ENV PATH=/usr/local/bin:/usr/bin:/bin' 'ENV CARGO_HOME=/usr/local/cargo'
 }
