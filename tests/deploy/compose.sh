@@ -53,8 +53,8 @@ kafka_image() {
     unpack "$root" zlib1g
     shell "$root"
     mkdir -p "$root/opt/kafka" "$root/var/lib/kafka/data"
-    "$java_home/bin/jlink" --add-modules java.se,jdk.unsupported,jdk.crypto.ec,jdk.management --strip-debug \
-        --no-header-files --no-man-pages --output "$root/opt/java"
+    "$java_home/bin/jlink" --add-modules java.se,jdk.unsupported,jdk.crypto.ec,jdk.management --no-header-files \
+        --no-man-pages --output "$root/opt/java"
     cp -r "$jars" "$root/opt/kafka/libs"
     cat > "$root/opt/kafka/start" <<'END'
 #!/bin/sh
@@ -88,6 +88,7 @@ up() {
         > "$scratch/compose.log" 2>&1 || die "compose up $*"
 }
 
+# Answers of the health check as compose.yaml and the image have it.
 healthy() { podman healthcheck run "${project}_$1_1" >/dev/null 2>&1; }
 
 # query EXPRESSION: the result of an instant query, as one line of JSON.

@@ -52,6 +52,9 @@ packages() {
         { tail -5 "$state/apt.log" >&2; die "apt-get install ${wanted[*]}"; }
 }
 
+# Without what it says of there being no systemd; what goes wrong it says all the same.
+podman() { command podman --log-level=fatal "$@"; }
+
 # setup: podman, and where it keeps things.
 setup() {
     mkdir -p "$state"
