@@ -1,4 +1,5 @@
-//! What a person sees who starts the server for the first time.
+//! What a person sees who starts the server for the first time, and what a container or a supervisor sees of
+//! it that runs commands beside it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -66,4 +67,37 @@ fn the_curl_line_works_as_pasted() {
     let arguments = arguments(&server, line);
     let answer = as_curl_would(&server, &arguments).send(server.api());
     assert_eq!(answer.ok()["outcome"], "applied");
+}
+
+/// Protects commands beside a server whose settings are in a file, as `exec` in a container runs them: the file
+/// that the environment names is read as one of the command line is, and the command line wins.
+#[test]
+fn the_environment_can_name_the_file_of_settings() {
+    let folder = Folder::new();
+    let file = folder.root().join("tally.toml");
+    fs::write(&file, "[log]\npartitions = 3\n").expect("a file");
+    let folder = folder.with("TALLY_CONFIG", file.display());
+    let shown = folder.run(&["config", "show"]).ok();
+    assert!(shown.contains("partitions = 3"), "{shown}");
+    let other = folder.root().join("other.toml").display().to_string();
+    fs::write(&other, "[log]\npartitions = 5\n").expect("a file");
+    let shown = folder.run(&["config", "show", "--config", &other]).ok();
+    assert!(shown.contains("partitions = 5"), "{shown}");
+    let refused = folder.with("TALLY_CONFIG", "absent.toml").run(&["serve"]);
+    assert!(refused.failed().contains("absent.toml"));
+}
+
+/// Protects who acts on the exit code of `tally health`: 0 beside a server that serves, 1 where there is none.
+#[test]
+fn health_is_an_exit_code() {
+    let folder = Folder::new().with_fixed_ports();
+    let none = folder.run(&["health"]);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    let server = folder.start();
+    assert_eq!(folder.run(&["health"]).ok(), "ready\n");
+    assert_eq!(folder.run(&["health", "--live"]).ok(), "alive\n");
+    server.kill9();
+    let gone = folder.run(&["health", "--live"]);
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+    assert!(gone.failed().contains("management.listen"));
 }

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::commands::{
-    backup, config, dead_letters, keys, log, rebuild, resources, restore, serve, snapshot, state,
-    topics, verify,
+    backup, config, dead_letters, health, keys, log, rebuild, resources, restore, serve, snapshot,
+    state, topics, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// Settings that differ from the local default (TOML); the environment
     /// (TALLY__SECTION__KEY) wins over it
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, env = "TALLY_CONFIG")]
     pub(crate) config: Option<PathBuf>,
     /// The data folder; the setting data_dir [default: ./data]
     #[arg(long, value_name = "DIR", global = true)]
@@ -49,6 +49,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Start the server (also without any command)
     Serve(serve::ServeArgs),
+    /// Ask the server on this host how it is: exit code 0 or 1
+    Health(health::HealthArgs),
     /// API keys: create, list, revoke
     #[command(subcommand)]
     Keys(keys::KeysCommand),

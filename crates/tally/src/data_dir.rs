@@ -206,7 +206,7 @@ fn held(path: &Path) -> DataDirError {
 }
 
 /// The server that holds the folder, as far as its files say; the lock decides.
-fn announced(path: &Path) -> Option<ServerFile> {
+pub(crate) fn announced(path: &Path) -> Option<ServerFile> {
     let text = fs::read(path.join("server.json")).ok()?;
     let server: ServerFile = serde_json::from_slice(&text).ok()?;
     (Some(server.pid) == holder(path)).then_some(server)

@@ -10,6 +10,7 @@ pub(crate) mod config;
 mod copy;
 pub(crate) mod dead_letters;
 pub(crate) mod folder;
+pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod rebuild;
@@ -48,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Verify(args) => return verify::run(&args, &config),
         Command::Backup(args) => backup::run(&args, &config)?,
         Command::Restore(args) => restore::run(&args, &config)?,
+        Command::Health(args) => health::run(&args, &config)?,
         Command::Keys(command) => keys::run(&command, &config)?,
         Command::Resources(command) => resources::run(&command, &config)?,
         Command::Log(command) => log::run(&command, &config)?,

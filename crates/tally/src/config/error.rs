@@ -11,7 +11,7 @@ use super::layers::Sources;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// The file given with `--config` can't be read.
-    #[error("the file given with --config, {path}, can't be read: {cause}", path = path.display())]
+    #[error("the file given with --config or TALLY_CONFIG, {path}, can't be read: {cause}", path = path.display())]
     Read {
         /// The file.
         path: PathBuf,

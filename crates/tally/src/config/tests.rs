@@ -119,6 +119,34 @@ fn the_production_example_for_kafka_loads() {
     assert!(shown.contains("sasl.password") && !shown.contains("hunter2"));
 }
 
+/// Protects whoever deploys by the files of deploy/: the server takes their settings, listens where it can be
+/// reached, and has no key that everybody knows.
+#[test]
+fn the_settings_of_deployments_load() {
+    let image = include_str!("../../../../deploy/container.toml");
+    let pod = include_str!("../../../../deploy/kubernetes/base/tally.toml");
+    let on_kafka = include_str!("../../../../deploy/kubernetes/overlays/kafka/tally.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let on_kafka = on_kafka.replace("/run/secrets/kafka/password", PASSWORD_FILE);
+    let on_kafka = with_password_file(&on_kafka, &folder);
+    for (text, kind) in [
+        (image, LogKind::Embedded),
+        (pod, LogKind::Embedded),
+        (on_kafka.as_str(), LogKind::Kafka),
+    ] {
+        let (config, _) = load(Some(text), &[]).unwrap();
+        assert_eq!(config.log.kind, kind);
+        assert_eq!(config.api.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.management.listen.to_string(), "0.0.0.0:8081");
+        assert_eq!(config.data_dir, PathBuf::from("/var/lib/tally"));
+        assert_eq!(
+            config.keys_file(),
+            PathBuf::from("/var/lib/tally/keys.json")
+        );
+        assert!(!config.auth.local_dev_key && !config.catalogue.seed);
+    }
+}
+
 /// Protects against a development key that slips into production with a file that does not
 /// mention it.
 #[test]
