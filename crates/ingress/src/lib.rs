@@ -4,6 +4,7 @@
 //! - [`auth`]: API keys, and whom a request comes from
 //! - [`catalogue`]: which resources exist
 //! - [`inspect`]: logs and state as lines of JSON
+//! - `metrics`: what Prometheus sees, described
 //! - [`management`]: the second listener: metrics, health, administration
 //! - [`traces`]: spans of requests, for whoever collects them
 
@@ -15,7 +16,10 @@ pub mod inspect;
 pub mod management;
 #[cfg(test)]
 mod memory_log;
+mod metrics;
 mod supervise;
 pub mod traces;
+
+pub use metrics::METRICS;
 
 pub use api::server::{ApiOptions, ApiParts, ApiServer, CatalogueMode, StartError, start_api};

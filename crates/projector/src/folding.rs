@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use tally_domain::{
-    Applied, EventId, LetterFate, Outcome, Partition, PartitionState, Position, Record, Resource,
-    Verdict,
+    Applied, EventId, LetterFate, Outcome, Partition, PartitionState, Position, Record, Verdict,
 };
 use tally_log::Batch;
 
 use crate::checkpoint::HalfDone;
 use crate::error::StateError;
+use crate::fresh::Fresh;
 use crate::loader::{AtHand, Done, Job, Loaded, NotAtHand, Parked};
 use crate::metrics::unix_seconds;
 use crate::shared::{Shared, Slot};
@@ -35,8 +35,7 @@ pub(crate) struct Fold<'a> {
     /// By partition: events somebody waits for.
     fates: Vec<Vec<(EventId, EventFate)>>,
     outcomes: Vec<u64>,
-    /// Of events that came after the log was opened and counted.
-    live: Vec<Resource>,
+    fresh: Fresh<'a>,
     /// How many records were applied since they were counted last.
     records: usize,
     /// Whether there were any.
@@ -57,7 +56,7 @@ impl<'a> Fold<'a> {
             parked: slots.iter().map(|_| Parked::default()).collect(),
             fates: slots.iter().map(|_| Vec::new()).collect(),
             outcomes: vec![0; Outcome::ALL.len()],
-            live: Vec::new(),
+            fresh: Fresh::new(shared),
             records: 0,
             dead_letters: false,
         }
@@ -225,9 +224,7 @@ impl<'a> Fold<'a> {
         match state.apply_for(record, told, hand)? {
             Applied::Folded { event, outcome } => {
                 self.folded(outcome);
-                if outcome == Outcome::Applied && self.is_live(position) {
-                    self.live.push(event.resource);
-                }
+                self.fresh.folded(position, &event, outcome);
                 if told {
                     let (counters, toggles) = state.read(event.resource, &event.user, hand)?;
                     let counters = counters.unwrap_or_default();
@@ -263,6 +260,10 @@ impl<'a> Fold<'a> {
             }
             Applied::Already => {}
         }
+        if let Some(slot) = self.shared.slots.get(place) {
+            slot.folded_millis
+                .store(record.append_time_millis, Ordering::Relaxed);
+        }
         self.records += 1;
         Ok(())
     }
@@ -271,13 +272,6 @@ impl<'a> Fold<'a> {
         if let Some(count) = self.outcomes.get_mut(outcome as usize) {
             *count += 1;
         }
-    }
-
-    /// Whether a record came after the log was opened.
-    fn is_live(&self, position: Position) -> bool {
-        let place = usize::try_from(position.partition).unwrap_or(usize::MAX);
-        let head = self.shared.head_at_start.get(place);
-        head.is_some_and(|head| position.offset >= *head)
     }
 
     fn fate(&mut self, place: usize, id: EventId, fate: EventFate) {
@@ -331,16 +325,13 @@ impl<'a> Fold<'a> {
         if records == 0 {
             return;
         }
-        if !self.live.is_empty() {
-            self.shared.hot.add(&self.live);
-            self.live.clear();
-        }
         let metrics = &self.shared.metrics;
         for (outcome, count) in Outcome::ALL.iter().zip(&mut self.outcomes) {
             if *count > 0 {
                 metrics.folded(*outcome, std::mem::take(count));
             }
         }
+        self.fresh.count();
         metrics
             .batch_records
             .observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));

@@ -26,6 +26,10 @@
 //! - [`export`]: copies of that in a log of its own, for others
 //! - [`hot`]: what people do most with right now
 //! - [`metrics`]: what Prometheus sees
+//! - `fresh`: what is counted of events that came after the start
+//! - `lag`: how far behind the fold is, from the log's own head
+//! - `measure`: what is measured, and when
+//! - [`waits`]: who waited for the fold, and what came of it
 
 pub mod aside;
 pub mod checkpoint;
@@ -35,12 +39,15 @@ pub mod dump;
 pub mod error;
 pub mod export;
 mod folding;
+mod fresh;
 pub mod hot;
 pub mod identity;
 mod invariants;
+mod lag;
 mod life;
 mod loader;
 mod mark;
+mod measure;
 pub mod metrics;
 pub mod options;
 pub mod projector;
@@ -53,12 +60,14 @@ pub mod store;
 pub mod swap;
 pub mod verify;
 pub mod waiters;
+pub mod waits;
 pub mod worker;
 
 pub use checkpoint::CheckpointReport;
 pub use dump::{PartitionDump, StateDump, StateSummary};
 pub use error::{OpenError, StateError};
 pub use hot::HotResource;
+pub use metrics::METRICS;
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};
 pub use snapshot::{SnapshotError, SnapshotName, Snapshots};

@@ -11,6 +11,7 @@
 //! - [`backup`]: a whole installation into a folder and back, and the proof of it
 //! - [`traces`]: spans on their way to a collector
 //! - [`mod@bench`]: load on a server, measured
+//! - [`metrics`]: every metric that a server has, described
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
 mod backup;
@@ -23,6 +24,7 @@ mod copy;
 mod data_dir;
 mod failure;
 mod logging;
+mod metrics;
 mod objects;
 mod output;
 mod progress;

@@ -17,12 +17,14 @@ use parking_lot::{Condvar, Mutex};
 use prometheus::{IntGauge, Registry};
 use subtle::Choice;
 use tally_domain::{EventTime, UserId};
+use tally_log::metric::Declare;
 use tally_log::storage::Stamp;
 
 use super::file::{KeysError, KeysFile, StoredKey};
 use super::jwt::{self, Jwt};
 use super::key::{self, KeyHash, KeyId};
 use super::{AuthError, header};
+use crate::metrics::KEY_EXPIRY;
 use crate::{clock, supervise};
 
 /// The well-known key of a server on somebody's own machine.
@@ -119,11 +121,7 @@ impl Authenticator {
     /// # Errors
     /// Where a metric of that name is registered already.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let gauge = IntGauge::new(
-            "tally_auth_key_expiry_timestamp_seconds",
-            "When the next API key expires, in seconds since 1970; 0: none does.",
-        )?;
-        registry.register(Box::new(gauge.clone()))?;
+        let gauge = Declare::with(registry).gauge(&KEY_EXPIRY)?;
         let gauge = self.shared.next_expiry.get_or_init(|| gauge);
         self.shared.show_expiry(gauge);
         Ok(())

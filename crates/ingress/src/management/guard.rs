@@ -20,10 +20,12 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HOST, HeaderMap, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::middleware::Next;
 use actix_web::{HttpResponse, web};
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
+use tally_log::metric::Declare;
 
 use super::{Detail, Management};
 use crate::auth::{AdminError, AuthError};
+use crate::metrics::ADMIN_REFUSALS;
 
 /// Where a page's request comes from, as its browser says.
 const FETCH_SITE: &str = "sec-fetch-site";
@@ -47,7 +49,7 @@ pub(super) enum Purpose {
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// It was sent to a name that may be anybody's.
     Host,
     /// A page sent it, or may have.
@@ -202,8 +204,15 @@ impl Refusal {
         Self::Key(AdminError::NotAdmin),
     ];
 
+    /// Each of them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let keys = AuthError::all().filter(|error| !matches!(error, AuthError::Token(_)));
+        let keys = keys.map(|error| Self::Key(error.into()));
+        Self::OURS.into_iter().chain(keys)
+    }
+
     /// The metric's label.
-    const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Browser => "browser",
@@ -245,18 +254,9 @@ pub(super) struct Refusals(IntCounterVec);
 
 impl Refusals {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let refusals = IntCounterVec::new(
-            Opts::new(
-                "tally_auth_admin_refusals_total",
-                "Requests refused on the management listener, by reason.",
-            ),
-            &["reason"],
-        )?;
-        registry.register(Box::new(refusals.clone()))?;
-        let keys = AuthError::all().filter(|error| !matches!(error, AuthError::Token(_)));
-        let keys = keys.map(|error| Refusal::Key(error.into()));
+        let refusals = Declare::with(registry).counters(&ADMIN_REFUSALS)?;
         // There from the start, so that the first one is seen as a rise.
-        for refusal in Refusal::OURS.into_iter().chain(keys) {
+        for refusal in Refusal::all() {
             refusals.with_label_values(&[refusal.reason()]);
         }
         Ok(Self(refusals))

@@ -18,11 +18,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, Registry};
 use tally_ingress::traces::{Span, SpanSink, Traces};
+use tally_log::metric::Declare;
 
 use crate::config::TraceSettings;
 use crate::failure::Failure;
+use crate::metrics::{TRACES_DROPPED, TRACES_EXPORTED};
 use otlp::Resource;
 use post::{Answer, Post};
 
@@ -70,7 +72,7 @@ pub(crate) enum Dropped {
 }
 
 impl Dropped {
-    const ALL: [(Self, &'static str); 4] = [
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
         (Self::QueueFull, "queue_full"),
         (Self::Unreachable, "unreachable"),
         (Self::Rejected, "rejected"),
@@ -91,19 +93,9 @@ impl Metrics {
     /// # Errors
     /// Where a name is taken.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let exported = IntCounter::new(
-            "tally_traces_exported_total",
-            "Spans of traces that the collector took.",
-        )?;
-        let dropped = IntCounterVec::new(
-            Opts::new(
-                "tally_traces_dropped_total",
-                "Spans of traces that no collector took, by why.",
-            ),
-            &["reason"],
-        )?;
-        registry.register(Box::new(exported.clone()))?;
-        registry.register(Box::new(dropped.clone()))?;
+        let declare = Declare::with(registry);
+        let exported = declare.counter(&TRACES_EXPORTED)?;
+        let dropped = declare.counters(&TRACES_DROPPED)?;
         let reasons = Dropped::ALL.iter().map(|(why, word)| {
             let counter = dropped.get_metric_with_label_values(&[word])?;
             Ok((*why, counter))
