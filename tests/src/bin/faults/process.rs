@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tally_tests::{Folder, wait};
 
-use crate::preload::Word;
+use tally_tests::preload::Word;
 use crate::scene::{Row, Scene};
 
 /// One folder, one server.

@@ -7,7 +7,7 @@
 
 use tally_tests::{Folder, Request, wait};
 
-use crate::preload::Word;
+use tally_tests::preload::Word;
 use crate::scene::{Row, Scene};
 
 /// The thread that writes and syncs the log.
