@@ -15,7 +15,7 @@ impl Bench {
         let rate = rate.to_string();
         let args = [
             "bench", "--connections", "16", "--threads", "1", "--resources", "200", "--users", "50",
-            "--tolerate-disconnects", "--timeout", "3s", "--duration", "1h", "--rate", &rate,
+            "--tolerate-disconnects", "--timeout", "3s", "--duration", "60m", "--rate", &rate,
         ];
         let said = || File::create(folder.root().join("bench.said")).expect("a file");
         let child = folder.command(&args).stdout(Stdio::null()).stderr(said()).spawn();
