@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::str::FromStr as _;
 
+use rustix::process::{Resource as Limited, Rlimit, getrlimit, setrlimit};
 use tally_domain::{Counters, Resource};
 use tally_tests::kafka::Kafka;
 use tally_tests::preload::Word;
@@ -168,6 +169,7 @@ fn checkpoint() -> Vec<Row> {
     const ALERTS: &[&str] = &["TallyCheckpointStuck"];
     let folder = Folder::local().with("TALLY__PROJECTOR__CHECKPOINT_INTERVAL", "1s");
     let mut scene = Scene::start(folder, SLOWER, 100);
+    scene.holds("changes(tally_projector_last_checkpoint_timestamp_seconds[1m]) > 4");
     scene.quiet(ALERTS);
     let hangs = Moment::now("syncs of the state hang");
     scene.control.set(Word::StateSyncsHang, 1);
@@ -276,18 +278,24 @@ fn tokens() -> Vec<Row> {
 /// Connections that take the file descriptors away.
 fn descriptors() -> Vec<Row> {
     const ALERTS: &[&str] = &["TallyFileDescriptorsLow"];
-    const LIMIT: f64 = 256.0;
-    let folder = Folder::local().through(&["prlimit", "--nofile=256:256"]);
+    // The server keeps 512 for everything but connections.
+    const LIMIT: f64 = 4_096.0;
+    let folder = Folder::local().through(&["prlimit", "--nofile=4096:4096"]);
     let mut scene = Scene::start(folder, FACTOR, 0);
     scene.quiet(ALERTS);
-    let taken = Moment::now("idle connections, with 256 file descriptors");
+    let Rlimit { maximum, .. } = getrlimit(Limited::Nofile);
+    let ours = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Limited::Nofile, ours).expect("up to what is allowed");
+    let taken = Moment::now("3,400 idle connections, with 4,096 file descriptors");
     let api = scene.server.api();
-    let mut idle = Vec::new();
-    // Not all of them: Prometheus needs one.
-    while scene.metric("process_open_fds") < LIMIT * 0.9 {
-        idle.push(TcpStream::connect(api).expect("the server takes it"));
-    }
+    let idle: Vec<TcpStream> = (0..3_400)
+        .map(|_| TcpStream::connect(api).expect("the system's queue takes it"))
+        .collect();
     scene.fires(&taken, ALERTS);
+    assert!(scene.metric("process_open_fds") > LIMIT * 0.8);
     let closed = Moment::now("they are closed");
     drop(idle);
     scene.clears(&closed, ALERTS);

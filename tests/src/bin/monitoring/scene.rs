@@ -81,11 +81,16 @@ impl Scene {
             fired: Vec::new(),
             rows: Vec::new(),
         };
-        wait::until("a scrape", || {
-            let ready = scene.prometheus.query("tally_ready == 1").ok()?;
-            (!ready.is_empty()).then_some(())
-        });
+        scene.holds("tally_ready == 1");
         scene
+    }
+
+    /// Waits until a query has a result.
+    pub(crate) fn holds(&self, query: &str) {
+        wait::until(query, || {
+            let samples = self.prometheus.query(query).ok()?;
+            (!samples.is_empty()).then_some(())
+        });
     }
 
     /// None of these alerts fires yet.
