@@ -19,7 +19,7 @@ pub struct Dashboard {
 /// One query of a panel.
 #[derive(Debug, Clone)]
 pub struct Query {
-    /// Dashboard and panel.
+    /// Dashboard, panel, and what the query is called there.
     pub place: String,
     /// PromQL, with Grafana's variables in it.
     pub expr: String,
@@ -108,9 +108,13 @@ impl Dashboard {
         let of_panel = |panel: &&Value| -> Vec<Query> {
             let title = panel["title"].as_str().unwrap_or_default();
             let targets: &[Value] = panel["targets"].as_array().map_or(&[], Vec::as_slice);
-            let query = |target: &Value| Query {
-                place: format!("{}: {title}", self.name),
-                expr: target["expr"].as_str().unwrap_or_default().to_owned(),
+            let query = |target: &Value| {
+                let legend = target["legendFormat"].as_str().unwrap_or_default();
+                let legend = legend.replace("{{", "").replace("}}", "");
+                Query {
+                    place: format!("{}: {title} {legend}", self.name).trim_end().to_owned(),
+                    expr: target["expr"].as_str().unwrap_or_default().to_owned(),
+                }
             };
             targets.iter().map(query).collect()
         };

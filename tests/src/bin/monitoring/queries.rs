@@ -25,6 +25,9 @@ const ABSENT: &[(&str, &str)] = &[
     ("tally_kafka_producers_renewed_total", "no producer was replaced"),
 ];
 
+/// What only a server on Kafka has.
+const OF_KAFKA: [&str; 2] = ["tally_kafka_", "tally_certificate_"];
+
 /// Why a whole query may be empty although all its series are there: what it compares does not hold.
 const NOTHING_TO_SAY: &str = "all series are there; the condition does not hold";
 const NOT_OBSERVED: &str = "all series are there; nothing was observed in the window";
@@ -137,8 +140,7 @@ fn looked_at(
     let selectors = deploy::selectors(expr);
     for selector in &selectors {
         let name = selector.split('{').next().unwrap_or_default();
-        let of_kafka = name.starts_with("tally_kafka_") && !kafka;
-        if !known.contains(name) && !of_kafka && reason(selector, kafka).is_none() {
+        if !known.contains(name) && reason(selector, kafka).is_none() {
             return Err(format!("no metric {name}"));
         }
     }
@@ -170,7 +172,7 @@ fn looked_at(
 }
 
 fn reason(selector: &str, kafka: bool) -> Option<&'static str> {
-    if selector.starts_with("tally_kafka_") && !kafka {
+    if OF_KAFKA.iter().any(|begin| selector.starts_with(begin)) && !kafka {
         return Some("no Kafka in this run");
     }
     let found = ABSENT.iter().find(|(part, _)| selector.contains(part));
