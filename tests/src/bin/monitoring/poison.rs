@@ -1,5 +1,6 @@
 //! A record that can't be folded, appended as nobody can over HTTP.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -34,8 +35,9 @@ pub(crate) fn append(log: &Path) {
     log.close(Duration::from_secs(10)).expect("closed");
 }
 
-/// The same, hours ago: by a process of its own, whose clock is set back.
+/// The same in a folder that has no log yet, hours ago: by a process of its own, whose clock is set back.
 pub(crate) fn append_hours_ago(folder: &Folder, hours: i64) {
+    fs::create_dir(folder.data_dir()).expect("a folder without data");
     let there = Folder::local();
     let (clock, control) = Control::over(there);
     control.set(Word::ClockSeconds, -3_600 * hours);
