@@ -4,6 +4,7 @@
 //! - [`auth`]: API keys, and whom a request comes from
 //! - [`catalogue`]: which resources exist
 //! - [`inspect`]: logs and state as lines of JSON
+//! - `metrics`: what Prometheus sees, described
 //! - [`management`]: the second listener: metrics, health, administration
 
 pub mod api;
@@ -14,6 +15,9 @@ pub mod inspect;
 pub mod management;
 #[cfg(test)]
 mod memory_log;
+mod metrics;
 mod supervise;
+
+pub use metrics::METRICS;
 
 pub use api::server::{ApiOptions, ApiParts, ApiServer, CatalogueMode, StartError, start_api};

@@ -6,6 +6,7 @@
 //! - [`embedded`]: the durable log in files of our own; its byte layout is in [`embedded::layout`]
 //! - [`kafka`]: a topic of a Kafka cluster as a log
 //! - [`limited`]: a log up to given offsets, no faster than a rate
+//! - [`metric`]: how a metric is described, for every crate's own
 //! - [`storage`]: the narrow seam through which every file is touched
 //! - `simulation`: a disk that forgets what was not synced, for tests, behind the feature of that name
 //! - `conformance`: the suite that every implementation must pass, behind the feature of that name
@@ -19,6 +20,7 @@ pub mod contract;
 pub mod embedded;
 pub mod kafka;
 pub mod limited;
+pub mod metric;
 mod metrics;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -31,5 +33,5 @@ pub use contract::{
     OneRecord, ReadError, TruncateError, Truncated,
 };
 pub use limited::LimitedLog;
-pub use metrics::LogMetrics;
+pub use metrics::{LogMetrics, METRICS};
 pub use trace::{NotATraceParent, TraceParent};

@@ -1,11 +1,32 @@
 //! What Prometheus sees of the logs, declared once. One set of metrics serves every log of the
 //! process; the label `log` tells them apart.
 
-use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, Result,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result,
 };
+
+use crate::metric::{Declare, Label, Metric, Unit};
+
+/// Which log; the words are those that a server opens its logs under.
+pub(crate) const LOG: Label = Label::words("log", logs);
+
+fn logs() -> Vec<&'static str> {
+    vec!["interactions", "catalogue", "dead_letters"]
+}
+
+const ERROR_KIND: Label = Label::words("kind", || {
+    vec![
+        "write",
+        "disk_full",
+        "sync",
+        "refused",
+        "damaged",
+        "timed_out",
+        "unauthorized",
+        "too_large",
+        "fate_unknown",
+    ]
+});
 
 /// The metrics of all logs; clones are the same metrics.
 #[derive(Debug, Clone)]
@@ -14,6 +35,7 @@ pub struct LogMetrics {
     appended_bytes: IntCounterVec,
     group_records: HistogramVec,
     sync_duration: HistogramVec,
+    append_duration: HistogramVec,
     errors: IntCounterVec,
     torn_bytes: IntCounterVec,
     queue_bytes: IntGaugeVec,
@@ -31,6 +53,7 @@ pub(crate) struct OneLog {
     pub(crate) appended_bytes: IntCounter,
     pub(crate) group_records: Histogram,
     pub(crate) sync_duration: Histogram,
+    pub(crate) append_duration: Histogram,
     pub(crate) write_errors: IntCounter,
     pub(crate) disk_full_errors: IntCounter,
     pub(crate) sync_errors: IntCounter,
@@ -54,39 +77,76 @@ const SYNC_SECONDS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.,
 ];
 
-const GROUP_RECORDS: &[f64] = &[
+const GROUP_BOUNDS: &[f64] = &[
     1., 2., 4., 8., 16., 32., 64., 128., 256., 512., 1_024., 4_096., 16_384.,
 ];
 
-/// Makes, and registers where there is a registry.
-pub(crate) struct Declare<'a>(pub(crate) Option<&'a Registry>);
+/// 0.1 ms (a disk with a protected cache) to 10 s (the longest deadline).
+const APPEND_SECONDS: &[f64] = &[
+    0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 2., 5.,
+    10.,
+];
 
-impl Declare<'_> {
-    pub(crate) fn add<C: Collector + Clone + 'static>(&self, metric: Result<C>) -> Result<C> {
-        let metric = metric?;
-        if let Some(registry) = self.0 {
-            registry.register(Box::new(metric.clone()))?;
-        }
-        Ok(metric)
-    }
+const RECORDS: Unit = Unit::Number("records");
 
-    pub(crate) fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    pub(crate) fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    pub(crate) fn histogram(
-        &self,
-        name: &str,
-        help: &str,
-        buckets: &[f64],
-    ) -> Result<HistogramVec> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(HistogramVec::new(options, &["log"]))
-    }
+crate::metrics! {
+    /// The metrics of a log of either kind.
+    pub METRICS:
+    APPENDED_RECORDS = Metric::counter(
+        "tally_log_appended_records_total", RECORDS,
+        "Records appended and durable.",
+    ).by(&[LOG]);
+    APPENDED_BYTES = Metric::counter(
+        "tally_log_appended_bytes_total", Unit::Bytes,
+        "Bytes written for records that are durable, frames included.",
+    ).by(&[LOG]);
+    APPEND_DURATION = Metric::histogram(
+        "tally_log_append_duration_seconds", Unit::Seconds,
+        "From an append to its being durable, or its failure. An append is what one thread of the API has gathered in a turn, so one or more records. What was refused at once is not in it.",
+        APPEND_SECONDS,
+    ).by(&[LOG]);
+    GROUP_RECORDS = Metric::histogram(
+        "tally_log_group_records", RECORDS,
+        "Records made durable by one sync.",
+        GROUP_BOUNDS,
+    ).by(&[LOG]);
+    SYNC_DURATION = Metric::histogram(
+        "tally_log_sync_duration_seconds", Unit::Seconds,
+        "How long it took to make one group durable.",
+        SYNC_SECONDS,
+    ).by(&[LOG]);
+    ERRORS = Metric::counter(
+        "tally_log_errors_total", Unit::Number("errors"),
+        "What went wrong, by kind: write, disk_full, sync (the log takes no appends any more), refused (queue full, brokers away), damaged (found while reading); of Kafka timed_out, unauthorized, too_large, fate_unknown.",
+    ).by(&[LOG, ERROR_KIND]);
+    TORN_BYTES = Metric::counter(
+        "tally_log_torn_bytes_total", Unit::Bytes,
+        "Bytes of unacknowledged writes cut off at start.",
+    ).by(&[LOG]);
+    QUEUE_BYTES = Metric::gauge(
+        "tally_log_queue_bytes", Unit::Bytes,
+        "Bytes of appends that wait to be written or synced.",
+    ).by(&[LOG]);
+    SEGMENTS = Metric::gauge(
+        "tally_log_segments", Unit::Number("files"),
+        "Segment files.",
+    ).by(&[LOG]);
+    SIZE_BYTES = Metric::gauge(
+        "tally_log_size_bytes", Unit::Bytes,
+        "Bytes of the log, without the length that is only set ahead of the writer.",
+    ).by(&[LOG]);
+    CHECKED_BYTES = Metric::counter(
+        "tally_log_checked_bytes_total", Unit::Bytes,
+        "Bytes of sealed segments read in the background to find damage.",
+    ).by(&[LOG]);
+    CHECK_DAMAGE = Metric::gauge(
+        "tally_log_check_damaged_places", Unit::Number("places"),
+        "Damaged places that the background check knows of.",
+    ).by(&[LOG]);
+    CHECK_PASSED = Metric::gauge(
+        "tally_log_check_last_pass_timestamp_seconds", Unit::Timestamp,
+        "When the background check last finished all sealed segments; 0 before.",
+    ).by(&[LOG]);
 }
 
 impl LogMetrics {
@@ -95,7 +155,7 @@ impl LogMetrics {
     /// # Errors
     /// Where a name is taken.
     pub fn register(registry: &Registry) -> Result<Self> {
-        Self::declare(&Declare(Some(registry)))
+        Self::declare(Declare::with(registry))
     }
 
     /// Metrics that nobody reads, for commands and tests.
@@ -103,69 +163,24 @@ impl LogMetrics {
     /// # Errors
     /// Never in practice: the names are fixed and valid.
     pub fn unregistered() -> Result<Self> {
-        Self::declare(&Declare(None))
+        Self::declare(Declare::nowhere())
     }
 
-    fn declare(declare: &Declare<'_>) -> Result<Self> {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
         Ok(Self {
-            appended_records: declare.counter(
-                "tally_log_appended_records_total",
-                "Records appended and durable.",
-                &["log"],
-            )?,
-            appended_bytes: declare.counter(
-                "tally_log_appended_bytes_total",
-                "Bytes written for records that are durable, frames included.",
-                &["log"],
-            )?,
-            group_records: declare.histogram(
-                "tally_log_group_records",
-                "Records made durable by one sync.",
-                GROUP_RECORDS,
-            )?,
-            sync_duration: declare.histogram(
-                "tally_log_sync_duration_seconds",
-                "How long it took to make one group durable.",
-                SYNC_SECONDS,
-            )?,
-            errors: declare.counter(
-                "tally_log_errors_total",
-                "What went wrong, by kind: write, disk_full, sync (the log takes no appends any \
-                 more), refused (queue full, brokers away), damaged (found while reading); of \
-                 Kafka timed_out, unauthorized, too_large, fate_unknown.",
-                &["log", "kind"],
-            )?,
-            torn_bytes: declare.counter(
-                "tally_log_torn_bytes_total",
-                "Bytes of unacknowledged writes cut off at start.",
-                &["log"],
-            )?,
-            queue_bytes: declare.gauge(
-                "tally_log_queue_bytes",
-                "Bytes of appends that wait to be written or synced.",
-                &["log"],
-            )?,
-            segments: declare.gauge("tally_log_segments", "Segment files.", &["log"])?,
-            size_bytes: declare.gauge(
-                "tally_log_size_bytes",
-                "Bytes of the log, without the length that is only set ahead of the writer.",
-                &["log"],
-            )?,
-            checked_bytes: declare.counter(
-                "tally_log_checked_bytes_total",
-                "Bytes of sealed segments read in the background to find damage.",
-                &["log"],
-            )?,
-            check_damage: declare.gauge(
-                "tally_log_check_damaged_places",
-                "Damaged places that the background check knows of.",
-                &["log"],
-            )?,
-            check_passed: declare.gauge(
-                "tally_log_check_last_pass_timestamp_seconds",
-                "When the background check last finished all sealed segments; 0 before.",
-                &["log"],
-            )?,
+            appended_records: declare.counters(&APPENDED_RECORDS)?,
+            appended_bytes: declare.counters(&APPENDED_BYTES)?,
+            group_records: declare.histograms(&GROUP_RECORDS)?,
+            sync_duration: declare.histograms(&SYNC_DURATION)?,
+            append_duration: declare.histograms(&APPEND_DURATION)?,
+            errors: declare.counters(&ERRORS)?,
+            torn_bytes: declare.counters(&TORN_BYTES)?,
+            queue_bytes: declare.gauges(&QUEUE_BYTES)?,
+            segments: declare.gauges(&SEGMENTS)?,
+            size_bytes: declare.gauges(&SIZE_BYTES)?,
+            checked_bytes: declare.counters(&CHECKED_BYTES)?,
+            check_damage: declare.gauges(&CHECK_DAMAGE)?,
+            check_passed: declare.gauges(&CHECK_PASSED)?,
         })
     }
 
@@ -176,6 +191,7 @@ impl LogMetrics {
             appended_bytes: self.appended_bytes.with_label_values(&[log]),
             group_records: self.group_records.with_label_values(&[log]),
             sync_duration: self.sync_duration.with_label_values(&[log]),
+            append_duration: self.append_duration.with_label_values(&[log]),
             write_errors: error("write"),
             disk_full_errors: error("disk_full"),
             sync_errors: error("sync"),

@@ -13,6 +13,7 @@ use tally_log::Batch;
 
 use crate::checkpoint::HalfDone;
 use crate::error::StateError;
+use crate::fresh::Fresh;
 use crate::loader::{AtHand, Done, Job, Loaded, NotAtHand, Parked};
 use crate::metrics::unix_seconds;
 use crate::shared::{Shared, Slot};
@@ -34,6 +35,7 @@ pub(crate) struct Fold<'a> {
     /// By partition: events somebody waits for.
     fates: Vec<Vec<(EventId, EventFate)>>,
     outcomes: Vec<u64>,
+    fresh: Fresh<'a>,
     /// How many records were applied since they were counted last.
     records: usize,
     /// Whether there were any.
@@ -54,6 +56,7 @@ impl<'a> Fold<'a> {
             parked: slots.iter().map(|_| Parked::default()).collect(),
             fates: slots.iter().map(|_| Vec::new()).collect(),
             outcomes: vec![0; Outcome::ALL.len()],
+            fresh: Fresh::new(shared),
             records: 0,
             dead_letters: false,
         }
@@ -221,6 +224,7 @@ impl<'a> Fold<'a> {
         match state.apply_for(record, told, hand)? {
             Applied::Folded { event, outcome } => {
                 self.folded(outcome);
+                self.fresh.folded(position, &event, outcome);
                 if told {
                     let (counters, toggles) = state.read(event.resource, &event.user, hand)?;
                     let counters = counters.unwrap_or_default();
@@ -255,6 +259,10 @@ impl<'a> Fold<'a> {
                 self.fate(place, settlement.id, EventFate::Settled(fate));
             }
             Applied::Already => {}
+        }
+        if let Some(slot) = self.shared.slots.get(place) {
+            slot.folded_millis
+                .store(record.append_time_millis, Ordering::Relaxed);
         }
         self.records += 1;
         Ok(())
@@ -323,6 +331,7 @@ impl<'a> Fold<'a> {
                 metrics.folded(*outcome, std::mem::take(count));
             }
         }
+        self.fresh.count();
         metrics
             .batch_records
             .observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));

@@ -25,6 +25,10 @@
 //! - [`dead_letters`]: what could not be folded, page by page
 //! - [`export`]: copies of that in a log of its own, for others
 //! - [`metrics`]: what Prometheus sees
+//! - `fresh`: what is counted of events that came after the start
+//! - `lag`: how far behind the fold is, from the log's own head
+//! - `measure`: what is measured, and when
+//! - [`waits`]: who waited for the fold, and what came of it
 
 pub mod aside;
 pub mod checkpoint;
@@ -34,11 +38,14 @@ pub mod dump;
 pub mod error;
 pub mod export;
 mod folding;
+mod fresh;
 pub mod identity;
 mod invariants;
+mod lag;
 mod life;
 mod loader;
 mod mark;
+mod measure;
 pub mod metrics;
 pub mod options;
 pub mod projector;
@@ -51,10 +58,12 @@ pub mod store;
 pub mod swap;
 pub mod verify;
 pub mod waiters;
+pub mod waits;
 pub mod worker;
 
 pub use checkpoint::CheckpointReport;
 pub use dump::{PartitionDump, StateDump, StateSummary};
+pub use metrics::METRICS;
 pub use error::{OpenError, StateError};
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};

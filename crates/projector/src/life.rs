@@ -16,6 +16,8 @@ use tally_log::{EventLog, ReadError};
 use crate::checkpoint::Checkpointer;
 use crate::error::{OpenError, StateError};
 use crate::export::{self, Bell};
+use crate::lag::Lag;
+use crate::measure::OldestLetter;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::projector::{PartitionStatus, Status};
@@ -41,6 +43,11 @@ pub(crate) struct Lasting {
     pub(crate) waiters: Arc<Waiters>,
     /// Where dead letters are copied to.
     pub(crate) export: Mutex<Option<Arc<dyn EventLog>>>,
+    /// By partition: events from there on came after the log was opened, and are not counted yet.
+    pub(crate) fresh_from: OnceLock<Arc<[AtomicU64]>>,
+    pub(crate) lag: Mutex<Lag>,
+    /// By partition.
+    pub(crate) oldest_letters: Mutex<Vec<OldestLetter>>,
 }
 
 /// The state while its store is open, and the threads that work on it. Dropping it ends them without
@@ -70,7 +77,13 @@ impl Life {
             .iter()
             .map(PartitionState::next_offset)
             .collect();
+        let head_at_start = log.head()?;
+        let fresh_from = lasting.fresh_from.get_or_init(|| {
+            let heads = head_at_start.iter();
+            heads.map(|head| AtomicU64::new(*head)).collect()
+        });
         let slots = opened.partitions.into_iter().map(|state| Slot {
+            folded_millis: AtomicU64::new(time_of_last(&state)),
             memory: AtomicUsize::new(state.memory()),
             keys_memory: AtomicUsize::new(state.keys().bytes()),
             next_offset: AtomicU64::new(state.next_offset()),
@@ -99,7 +112,8 @@ impl Life {
             started: Instant::now(),
             progress_millis: AtomicU64::new(0),
             started_at: next_offsets,
-            head_at_start: log.head()?,
+            head_at_start,
+            fresh_from: Arc::clone(fresh_from),
             failure: Mutex::default(),
             running: Mutex::default(),
             ended: Condvar::new(),
@@ -339,6 +353,18 @@ impl Life {
             let _ = thread.join();
         }
     }
+}
+
+/// When the event folded last was made, in milliseconds since 1970, as far as its id says: 0 where it does
+/// not.
+fn time_of_last(state: &PartitionState) -> u64 {
+    let made = state.last_event().and_then(|(_, id)| id.get_timestamp());
+    made.map_or(0, |made| {
+        let (seconds, nanos) = made.to_unix();
+        seconds
+            .saturating_mul(1_000)
+            .saturating_add(u64::from(nanos / 1_000_000))
+    })
 }
 
 impl Drop for Life {

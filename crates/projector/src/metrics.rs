@@ -1,25 +1,38 @@
-//! What Prometheus sees of the projector, declared once.
+//! What Prometheus sees of the projector; [`table`] describes it.
 
-use prometheus::core::Collector;
+mod table;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    Result,
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, Result,
 };
-use tally_domain::{DeadLetterReason, Outcome};
+use tally_domain::{DeadLetterReason, Event, InteractionType, Outcome, ResourceType};
+use tally_log::metric::Declare;
 
+use self::table as t;
+pub use self::table::METRICS;
+pub(crate) use self::table::{WAIT_DURATION, WAITS};
 use crate::checkpoint::CheckpointReport;
 use crate::snapshot::SnapshotError;
+use crate::waits::WaitMetrics;
+
+/// What must be true of every state, as labels have it.
+const INVARIANTS: [&str; 3] = ["likes", "bookmarks", "applied"];
 
 /// The projector's metrics; clones are the same metrics.
 #[derive(Clone)]
 pub struct Metrics {
     outcomes: Vec<IntCounter>,
     dead_letters_by_reason: Vec<IntCounter>,
+    pub(crate) fresh: FreshMetrics,
+    pub(crate) waits: WaitMetrics,
+    pub(crate) head: HeadMetrics,
     pub(crate) batch_records: Histogram,
     pub(crate) waiters: IntGauge,
-    pub(crate) next_offset: IntGaugeVec,
-    pub(crate) lag_records: IntGaugeVec,
     pub(crate) dead_letters: IntGauge,
+    pub(crate) oldest_dead_letter: Gauge,
     pub(crate) exported: IntCounter,
     pub(crate) to_export: IntGauge,
     pub(crate) last_progress: IntGauge,
@@ -30,6 +43,75 @@ pub struct Metrics {
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) reopened: IntCounter,
     pub(crate) invariants: InvariantMetrics,
+}
+
+/// Of events that came after the log was opened: what a start replays would drown them.
+#[derive(Clone)]
+pub(crate) struct FreshMetrics {
+    interactions: Arc<[IntCounter]>,
+    pub(crate) to_visible: Histogram,
+}
+
+impl FreshMetrics {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
+        let family = declare.counters(&t::INTERACTIONS)?;
+        let mut interactions = Vec::new();
+        for kind in ResourceType::ALL {
+            for interaction in InteractionType::ALL {
+                for outcome in Outcome::ALL {
+                    let labels = [kind.as_str(), interaction.as_str(), outcome.as_str()];
+                    // There from the start, so that the first one is seen as a rise.
+                    interactions.push(family.get_metric_with_label_values(&labels)?);
+                }
+            }
+        }
+        Ok(Self {
+            interactions: interactions.into(),
+            to_visible: declare.histogram(&t::EVENT_TO_VISIBLE)?,
+        })
+    }
+
+    /// How many kinds of interactions there are, by type, interaction and outcome.
+    pub(crate) fn kinds(&self) -> usize {
+        self.interactions.len()
+    }
+
+    /// Which of them an event is.
+    pub(crate) fn kind(event: &Event, outcome: Outcome) -> usize {
+        let of_type = usize::from(event.resource.kind.code()) * InteractionType::ALL.len();
+        let of_interaction = of_type + usize::from(event.interaction.code());
+        of_interaction * Outcome::ALL.len() + outcome as usize
+    }
+
+    pub(crate) fn came(&self, kind: usize, count: u64) {
+        if let Some(counter) = self.interactions.get(kind) {
+            counter.inc_by(count);
+        }
+    }
+}
+
+/// Where the log ends, and how far behind that the fold is.
+#[derive(Clone)]
+pub(crate) struct HeadMetrics {
+    pub(crate) offset: IntGaugeVec,
+    pub(crate) said: Gauge,
+    pub(crate) errors: IntCounter,
+    pub(crate) next_offset: IntGaugeVec,
+    pub(crate) lag_records: IntGaugeVec,
+    pub(crate) lag_seconds: GaugeVec,
+}
+
+impl HeadMetrics {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
+        Ok(Self {
+            offset: declare.gauges(&t::LOG_HEAD)?,
+            said: declare.float_gauge(&t::LOG_HEAD_TIME)?,
+            errors: declare.counter(&t::LOG_HEAD_ERRORS)?,
+            next_offset: declare.gauges(&t::NEXT_OFFSET)?,
+            lag_records: declare.gauges(&t::LAG_RECORDS)?,
+            lag_seconds: declare.float_gauges(&t::LAG_SECONDS)?,
+        })
+    }
 }
 
 /// The checkpoints' part of it.
@@ -43,15 +125,9 @@ pub(crate) struct CheckpointMetrics {
     pub(crate) store_bytes: IntGauge,
 }
 
-const REOPENED: &str = "Times the state was closed and opened again while serving, to recover it or to put another in its place.";
-
 /// A counter for each outcome.
-fn by_outcome(declare: &Declare<'_>) -> Result<Vec<IntCounter>> {
-    let events = declare.counter_by(
-        "outcome",
-        "tally_projector_events_total",
-        "Events folded since the start, replayed ones included, by outcome.",
-    )?;
+fn by_outcome(declare: Declare<'_>) -> Result<Vec<IntCounter>> {
+    let events = declare.counters(&t::EVENTS_FOLDED)?;
     let each = Outcome::ALL.iter();
     Ok(each
         .map(|outcome| events.with_label_values(&[outcome.as_str()]))
@@ -67,20 +143,11 @@ pub(crate) struct SnapshotMetrics {
 }
 
 impl SnapshotMetrics {
-    fn declare(declare: &Declare<'_>) -> Result<Self> {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
         Ok(Self {
-            errors: declare.counter(
-                "tally_projector_snapshot_errors_total",
-                "Runs of snapshots that did not come to their end.",
-            )?,
-            bytes: declare.counter(
-                "tally_projector_snapshot_bytes_total",
-                "Bytes of the snapshots that were taken.",
-            )?,
-            last: declare.gauge(
-                "tally_projector_last_snapshot_timestamp_seconds",
-                "When a run of snapshots came to its end last, in seconds since 1970; 0: never since the start.",
-            )?,
+            errors: declare.counter(&t::SNAPSHOT_ERRORS)?,
+            bytes: declare.counter(&t::SNAPSHOT_BYTES)?,
+            last: declare.gauge(&t::LAST_SNAPSHOT)?,
         })
     }
 
@@ -104,22 +171,15 @@ pub(crate) struct InvariantMetrics {
 }
 
 impl InvariantMetrics {
-    fn declare(declare: &Declare<'_>) -> Result<Self> {
-        let violations = declare.counter_by(
-            "invariant",
-            "tally_projector_invariant_violations_total",
-            "Values found that can't be right, each time they are found: likes and bookmarks that are not the number of users, more applied than the log has.",
-        )?;
-        for invariant in ["likes", "bookmarks", "applied"] {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
+        let violations = declare.counters(&t::VIOLATIONS)?;
+        for invariant in INVARIANTS {
             // There from the start, so that the first one is seen as a rise.
             violations.with_label_values(&[invariant]);
         }
         Ok(Self {
             violations,
-            last: declare.gauge(
-                "tally_projector_invariants_checked_timestamp_seconds",
-                "When a check of the whole state's invariants ended last, since 1970; 0 before the first.",
-            )?,
+            last: declare.gauge(&t::INVARIANTS_CHECKED)?,
         })
     }
 
@@ -132,107 +192,42 @@ impl InvariantMetrics {
     }
 }
 
-/// Makes and registers.
-struct Declare<'a>(&'a Registry);
-
-impl Declare<'_> {
-    fn add<C: Collector + Clone + 'static>(&self, metric: Result<C>) -> Result<C> {
-        let metric = metric?;
-        self.0.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter> {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counter_by(&self, label: &str, name: &str, help: &str) -> Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), &[label]))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn gauge_by(&self, label: &str, name: &str, help: &str) -> Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), &[label]))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram> {
-        self.add(Histogram::with_opts(
-            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
-        ))
-    }
-}
-
 impl Metrics {
     /// Registers everything.
     ///
     /// # Errors
     /// Where a name is taken.
     pub fn register(registry: &Registry) -> Result<Self> {
-        let declare = Declare(registry);
-        let dead = declare.counter_by(
-            "reason",
-            "tally_projector_dead_letters_total",
-            "Records kept as dead letters since the start, by reason.",
-        )?;
+        let declare = Declare::with(registry);
+        let dead = declare.counters(&t::DEAD_LETTERS_KEPT)?;
         let reasons = DeadLetterReason::ALL
             .iter()
             .map(|r| dead.with_label_values(&[r.as_str()]));
+        let rebuilds = declare.counters(&t::REBUILDS)?;
+        for cause in t::causes() {
+            // There from the start, so that the first one is seen as a rise.
+            rebuilds.with_label_values(&[cause]);
+        }
         Ok(Self {
-            outcomes: by_outcome(&declare)?,
+            outcomes: by_outcome(declare)?,
             dead_letters_by_reason: reasons.collect(),
-            batch_records: declare.histogram(
-                "tally_projector_batch_records",
-                "Records folded per batch.",
-                &[1., 4., 16., 64., 256., 1_024., 4_096., 16_384.],
-            )?,
-            waiters: declare.gauge(
-                "tally_projector_waiters",
-                "Requests that wait for the fold.",
-            )?,
-            next_offset: declare.gauge_by(
-                "partition",
-                "tally_projector_next_offset",
-                "Offset of the next record to fold, by partition.",
-            )?,
-            lag_records: declare.gauge_by(
-                "partition",
-                "tally_projector_lag_records",
-                "Records between the fold and the log's own head, by partition.",
-            )?,
-            dead_letters: declare
-                .gauge("tally_projector_dead_letters", "Dead letters in the state.")?,
-            exported: declare.counter(
-                "tally_projector_dead_letters_exported_total",
-                "Dead letters copied to the log of dead letters since the start.",
-            )?,
-            to_export: declare.gauge(
-                "tally_projector_dead_letters_to_export",
-                "Dead letters that are not yet copied to the log of dead letters.",
-            )?,
-            last_progress: declare.gauge(
-                "tally_projector_last_progress_timestamp_seconds",
-                "When a record was folded last, in seconds since 1970; 0: never since the start.",
-            )?,
-            changed_values: declare.gauge(
-                "tally_projector_changed_values",
-                "Values that wait for the next checkpoint.",
-            )?,
-            memory: declare.gauge(
-                "tally_projector_memory_bytes",
-                "Memory of counters, toggles and remembered keys; the other values are in the store alone.",
-            )?,
-            checkpoint: CheckpointMetrics::register(&declare)?,
-            snapshots: SnapshotMetrics::declare(&declare)?,
-            rebuilds: declare.counter_by(
-                "cause",
-                "tally_projector_rebuilds_total",
-                "Times the state was set aside at start and rebuilt from the log, by cause.",
-            )?,
-            invariants: InvariantMetrics::declare(&declare)?,
-            reopened: declare.counter("tally_projector_reopened_total", REOPENED)?,
+            fresh: FreshMetrics::declare(declare)?,
+            waits: WaitMetrics::declare(declare)?,
+            head: HeadMetrics::declare(declare)?,
+            batch_records: declare.histogram(&t::BATCH_RECORDS)?,
+            waiters: declare.gauge(&t::WAITERS)?,
+            dead_letters: declare.gauge(&t::DEAD_LETTERS)?,
+            oldest_dead_letter: declare.float_gauge(&t::OLDEST_DEAD_LETTER)?,
+            exported: declare.counter(&t::EXPORTED)?,
+            to_export: declare.gauge(&t::TO_EXPORT)?,
+            last_progress: declare.gauge(&t::LAST_PROGRESS)?,
+            changed_values: declare.gauge(&t::CHANGED_VALUES)?,
+            memory: declare.gauge(&t::MEMORY)?,
+            checkpoint: CheckpointMetrics::declare(declare)?,
+            snapshots: SnapshotMetrics::declare(declare)?,
+            rebuilds,
+            invariants: InvariantMetrics::declare(declare)?,
+            reopened: declare.counter(&t::REOPENED)?,
         })
     }
 
@@ -264,42 +259,21 @@ impl CheckpointMetrics {
         self.last.set(unix_seconds());
     }
 
-    fn register(declare: &Declare<'_>) -> Result<Self> {
+    fn declare(declare: Declare<'_>) -> Result<Self> {
         Ok(Self {
-            seconds: declare.histogram(
-                "tally_projector_checkpoint_duration_seconds",
-                "How long a checkpoint took, flush included.",
-                &[
-                    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60.,
-                ],
-            )?,
-            puts: declare.counter(
-                "tally_projector_checkpoint_puts_total",
-                "Values put into the store by checkpoints.",
-            )?,
-            bytes: declare.counter(
-                "tally_projector_checkpoint_bytes_total",
-                "Bytes of keys and values put into the store by checkpoints.",
-            )?,
-            errors: declare.counter(
-                "tally_projector_checkpoint_errors_total",
-                "Checkpoints that failed.",
-            )?,
-            last: declare.gauge(
-                "tally_projector_last_checkpoint_timestamp_seconds",
-                "When a checkpoint finished last, in seconds since 1970; 0: never since the start.",
-            )?,
-            store_bytes: declare.gauge(
-                "tally_projector_store_bytes",
-                "Size of the state store on disk.",
-            )?,
+            seconds: declare.histogram(&t::CHECKPOINT_DURATION)?,
+            puts: declare.counter(&t::CHECKPOINT_PUTS)?,
+            bytes: declare.counter(&t::CHECKPOINT_BYTES)?,
+            errors: declare.counter(&t::CHECKPOINT_ERRORS)?,
+            last: declare.gauge(&t::LAST_CHECKPOINT)?,
+            store_bytes: declare.gauge(&t::STORE_BYTES)?,
         })
     }
 }
 
 /// Now, in milliseconds since 1970.
 pub(crate) fn unix_millis() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
@@ -307,7 +281,7 @@ pub(crate) fn unix_millis() -> u64 {
 
 /// Now, in whole seconds since 1970.
 pub(crate) fn unix_seconds() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     })

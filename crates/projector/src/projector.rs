@@ -1,8 +1,8 @@
 //! The handle on everything the projector does.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -136,6 +136,9 @@ impl Projector {
             options,
             store,
             export: Mutex::default(),
+            fresh_from: OnceLock::new(),
+            lag: Mutex::default(),
+            oldest_letters: Mutex::default(),
         };
         clear_spool(dir);
         let life = Life::begin(&lasting, Vec::new())?;
@@ -306,47 +309,6 @@ impl Projector {
                 changed: 0,
                 memory: 0,
             },
-        }
-    }
-
-    /// Brings the gauges up to date that change by themselves: call before each scrape.
-    pub fn refresh_metrics(&self) {
-        let status = self.status();
-        let metrics = &self.lasting.metrics;
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let head = self.lasting.log.head().ok();
-        for partition in &status.partitions {
-            let label = partition.partition.to_string();
-            let next = partition.next_offset;
-            metrics
-                .next_offset
-                .with_label_values(&[&label])
-                .set(gauge(next));
-            let place = usize::try_from(partition.partition).unwrap_or(usize::MAX);
-            if let Some(head) = head.as_ref().and_then(|head| head.get(place)) {
-                let lag = gauge(head.saturating_sub(next));
-                metrics.lag_records.with_label_values(&[&label]).set(lag);
-            }
-        }
-        let dead_letters = status
-            .partitions
-            .iter()
-            .map(|partition| partition.dead_letters)
-            .sum();
-        metrics.dead_letters.set(gauge(dead_letters));
-        metrics
-            .waiters
-            .set(i64::try_from(status.waiters).unwrap_or(i64::MAX));
-        metrics
-            .memory
-            .set(i64::try_from(status.memory).unwrap_or(i64::MAX));
-        metrics
-            .changed_values
-            .set(i64::try_from(status.changed).unwrap_or(i64::MAX));
-        if let Ok(life) = self.life()
-            && let Ok(bytes) = life.shared.store.disk_bytes()
-        {
-            metrics.checkpoint.store_bytes.set(gauge(bytes));
         }
     }
 

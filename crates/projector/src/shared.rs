@@ -22,6 +22,8 @@ pub(crate) struct Slot {
     pub(crate) state: Mutex<PartitionState>,
     /// All records below are applied and their waiters are about to be completed.
     pub(crate) next_offset: AtomicU64,
+    /// When the log took the record folded last, in milliseconds since 1970; 0 before the first.
+    pub(crate) folded_millis: AtomicU64,
     pub(crate) changed: AtomicUsize,
     pub(crate) dead_letters: AtomicU64,
     /// Those that were settled included.
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) progress_millis: AtomicU64,
     pub(crate) started_at: Vec<Offset>,
     pub(crate) head_at_start: Vec<Offset>,
+    /// As [`Lasting`](crate::life::Lasting) has it.
+    pub(crate) fresh_from: Arc<[AtomicU64]>,
     pub(crate) failure: Mutex<Option<Failure>>,
     /// How many threads run.
     pub(crate) running: Mutex<usize>,

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::commands::{
-    backup, config, dead_letters, keys, log, rebuild, resources, restore, serve, snapshot, state,
-    topics, verify,
+    backup, config, dead_letters, keys, log, metrics, rebuild, resources, restore, serve, snapshot,
+    state, topics, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -81,6 +81,8 @@ pub(crate) enum Command {
     /// The settings in force: show, check
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Every metric that a server has, and what it means
+    Metrics(metrics::MetricsArgs),
     /// Load on a server: a mix of interactions, and figures of what came back
     Bench(Box<BenchArgs>),
 }

@@ -10,6 +10,7 @@
 //! - [`objects`]: where snapshots are kept
 //! - [`backup`]: a whole installation into a folder and back, and the proof of it
 //! - [`mod@bench`]: load on a server, measured
+//! - [`metrics`]: every metric that a server has, described
 //! - [`failure`], [`output`], [`progress`], [`logging`]: exit codes, standard output, how far, log lines
 
 mod backup;
@@ -22,6 +23,7 @@ mod copy;
 mod data_dir;
 mod failure;
 mod logging;
+mod metrics;
 mod objects;
 mod output;
 mod progress;

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use tally_tests::metrics::Catalogue;
 use tally_tests::server::{INTERACT, LOCAL_KEY, resource_path};
 use tally_tests::{Folder, Request, Response, Server, wait};
 
@@ -125,6 +126,7 @@ fn the_table_of_all_token_and_key_cases() {
     wait::until("the key set", || {
         (server.metrics().sum("tally_jwt_keys", &[]) > 0.0).then_some(())
     });
+    Catalogue::of(server.folder()).check(&server.metrics(), &["always", "tokens"]);
     run(&server, algorithm_cases(&issuers[0]), &mut table);
 
     let off = Folder::new().start();

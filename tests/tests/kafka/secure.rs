@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tally_tests::kafka::{Kafka, Listener, prefix, topic};
+use tally_tests::metrics::Catalogue;
 use tally_tests::server::interaction_request;
-use tally_tests::{Folder, wait};
+use tally_tests::{Folder, Server, wait};
 
 use crate::support::{assert_says, assert_unavailable, does_not_serve};
 
@@ -72,6 +73,26 @@ fn texts<'a, const N: usize>(
         .map(|(name, value)| (*name, value.as_str()))
 }
 
+/// What Prometheus gets on Kafka is what the catalogue says, once the clients have said what they know.
+fn as_the_catalogue_says(folder: &Folder, server: &Server) {
+    let certificates = folder.setting("TALLY__KAFKA__PROPERTIES__SSL__CA__LOCATION");
+    let whens: &[&str] = match certificates {
+        Some(_) => &["always", "kafka", "certificates"],
+        None => &["always", "kafka"],
+    };
+    let metrics = wait::until("the clients' statistics", || {
+        let metrics = server.metrics();
+        let there = |name, labels: &[&str]| metrics.sum(name, labels) > 0.0;
+        let all = there("tally_kafka_broker_rtt_seconds", &["producer"])
+            && there("tally_kafka_commits_total", &[])
+            && there("tally_data_dir_size_bytes", &[]);
+        all.then_some(metrics)
+    });
+    Catalogue::of(folder).check(&metrics, whens);
+    let expiry = "tally_certificate_expiry_timestamp_seconds";
+    assert_eq!(metrics.sum(expiry, &["kafka_ca"]) > 0.0, certificates.is_some());
+}
+
 /// Topics are made, interactions taken, and commands answered, by that way in alone; no command
 /// and no line of the server shows the password.
 fn serves(folder: &Folder) {
@@ -89,7 +110,7 @@ fn serves(folder: &Folder) {
     let answer = server.interact("quest", 42, "view").ok();
     assert_eq!(answer["outcome"], "applied");
     assert_eq!(answer["visible"], true);
-    said += &server.metrics().help.values().cloned().collect::<String>();
+    as_the_catalogue_says(folder, &server);
     said += &tally_tests::Request::get("/metrics")
         .send(server.management())
         .text();

@@ -168,11 +168,21 @@ impl Ingest {
         };
         let deadline = Instant::now() + self.limits.log;
         let (ack, place) = self.batches.add(id, record);
+        let wait = self.projector.waiting();
         // What is rare is boxed: it need not make every request large.
         let settled = match timeout(self.limits.verdict, &mut fate).await {
-            Ok(Ok(fate)) => Some(fate),
-            Ok(Err(_)) => None,
-            Err(_) => Box::pin(word_of_log(deadline, &mut fate, &ack, place)).await,
+            Ok(Ok(fate)) => {
+                wait.settled(&fate);
+                Some(fate)
+            }
+            Ok(Err(_)) => {
+                wait.timed_out();
+                None
+            }
+            Err(_) => {
+                wait.timed_out();
+                Box::pin(word_of_log(deadline, &mut fate, &ack, place)).await
+            }
         };
         waiting.settled = settled.is_some();
         let answer = match settled {

@@ -5,29 +5,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::http::{Method, StatusCode};
-use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    Result,
-};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry, Result};
+use tally_log::metric::Declare;
 
 use super::route::Route;
 use crate::auth::AuthError;
-
-/// From a tenth of a millisecond to ten seconds: a fast disk's sync, up to a slow one's limit.
-const SECONDS: [f64; 14] = [
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0,
-];
-const BATCH: [f64; 11] = [
-    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
-];
+use crate::metrics as m;
 
 /// Methods with a label of their own; the last stands for all others.
-const METHODS: [&str; 8] = [
+pub(crate) const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
 ];
 /// Statuses that the API answers with; the last stands for all others.
-const STATUSES: [&str; 14] = [
+pub(crate) const STATUSES: [&str; 14] = [
     "200", "204", "308", "400", "401", "404", "405", "408", "413", "415", "422", "500", "503",
     "other",
 ];
@@ -52,7 +42,7 @@ pub(crate) enum IngestResult {
 }
 
 impl IngestResult {
-    const ALL: [(Self, &'static str); 7] = [
+    pub(crate) const ALL: [(Self, &'static str); 7] = [
         (Self::Folded, "folded"),
         (Self::Late, "late"),
         (Self::Refused, "refused"),
@@ -82,55 +72,30 @@ impl Metrics {
     /// # Errors
     /// Where a name is taken.
     pub(crate) fn register(registry: &Registry) -> Result<Self> {
-        let requests = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tally_http_requests_total",
-                    "Requests answered by the public API, by route, method and status.",
-                ),
-                &["route", "method", "status"],
-            ),
-        )?;
-        let seconds = add(
-            registry,
-            HistogramVec::new(
-                HistogramOpts::new(
-                    "tally_http_request_duration_seconds",
-                    "From a request's head to its answer, by route.",
-                )
-                .buckets(SECONDS.to_vec()),
-                &["route"],
-            ),
-        )?;
-        let results = add(
-            registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tally_ingest_interactions_total",
-                    "Interactions that were valid, by what became of them on their way.",
-                ),
-                &["result"],
-            ),
-        )?;
-        let in_flight = IntGauge::new(
-            "tally_http_requests_in_flight",
-            "Requests of the public API that are not answered yet.",
-        );
-        let batch = HistogramOpts::new(
-            "tally_ingest_batch_records",
-            "Interactions handed to the log in one append.",
-        );
+        let declare = Declare::with(registry);
+        let seconds = declare.histograms(&m::HTTP_DURATION)?;
+        let results = declare.counters(&m::INGESTED)?;
+        let not_authenticated = declare.counters(&m::AUTH_FAILURES)?;
         Ok(Self {
-            requests: Arc::new(RequestCounters::new(requests)),
+            requests: Arc::new(RequestCounters::new(declare.counters(&m::HTTP_REQUESTS)?)),
             seconds: Arc::new(
                 Route::LABELS
                     .iter()
                     .map(|route| seconds.get_metric_with_label_values(&[route]))
                     .collect::<Result<_>>()?,
             ),
-            not_authenticated: Arc::new(auth_failures(registry)?),
-            in_flight: add(registry, in_flight)?,
+            not_authenticated: Arc::new(
+                AuthError::all()
+                    .map(|error| {
+                        let reason = [error.reason()];
+                        Ok((
+                            error,
+                            not_authenticated.get_metric_with_label_values(&reason)?,
+                        ))
+                    })
+                    .collect::<Result<_>>()?,
+            ),
+            in_flight: declare.gauge(&m::HTTP_IN_FLIGHT)?,
             results: Arc::new(
                 IngestResult::ALL
                     .iter()
@@ -139,10 +104,7 @@ impl Metrics {
                     })
                     .collect::<Result<_>>()?,
             ),
-            batch_records: add(
-                registry,
-                Histogram::with_opts(batch.buckets(BATCH.to_vec())),
-            )?,
+            batch_records: declare.histogram(&m::INGEST_BATCH)?,
         })
     }
 
@@ -176,30 +138,6 @@ impl Metrics {
             counter.inc();
         }
     }
-}
-
-/// A counter for each way not to say validly who one is.
-fn auth_failures(registry: &Registry) -> Result<Vec<(AuthError, IntCounter)>> {
-    let failures = IntCounterVec::new(
-        Opts::new(
-            "tally_http_auth_failures_total",
-            "Requests that did not say validly whom they come from, by why.",
-        ),
-        &["reason"],
-    );
-    let failures = add(registry, failures)?;
-    AuthError::all()
-        .map(|error| {
-            let counter = failures.get_metric_with_label_values(&[error.reason()])?;
-            Ok((error, counter))
-        })
-        .collect()
-}
-
-fn add<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<C>) -> Result<C> {
-    let metric = metric?;
-    registry.register(Box::new(metric.clone()))?;
-    Ok(metric)
 }
 
 /// A counter for each route, method and status, made when it is first wanted.

@@ -140,10 +140,14 @@ async fn wait(
         .projector
         .wait_for_position(position, worker.ingest.mailbox())
         .map_err(|_| ApiError::Unavailable(TOO_MANY))?;
+    let waiting = api.projector.waiting();
     match timeout(api.options.wait_limit, applied).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => waiting.folded(),
         // The limit is over, or the partition is not folded any more.
-        Ok(Err(_)) | Err(_) => return Ok((before, false)),
+        Ok(Err(_)) | Err(_) => {
+            waiting.timed_out();
+            return Ok((before, false));
+        }
     }
     match look(api, resource, user, Some(position)).await? {
         Looked::At(view) => Ok((view, true)),

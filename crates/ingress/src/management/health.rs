@@ -54,18 +54,14 @@ async fn readyz(management: web::Data<Management>) -> HttpResponse {
 async fn metrics(management: web::Data<Management>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let content_type = format!("{}; charset=utf-8", encoder.format_type());
-    let text = web::block(move || {
-        management.refresh_metrics();
-        let mut text = Vec::new();
-        encoder
-            .encode(&management.registry.gather(), &mut text)
-            .map(|()| text)
-    });
-    match text.await {
-        Ok(Ok(text)) => HttpResponse::Ok()
+    management.look_now().await;
+    // Here, and not on a thread for what blocks: those may all wait for a log that is away.
+    management.refresh_metrics();
+    let mut text = Vec::new();
+    match encoder.encode(&management.registry.gather(), &mut text) {
+        Ok(()) => HttpResponse::Ok()
             .insert_header((header::CONTENT_TYPE, content_type))
             .body(text),
-        Ok(Err(error)) => failed(&error.to_string()),
         Err(error) => failed(&error.to_string()),
     }
 }

@@ -7,11 +7,13 @@
 //! - `health`: `/livez`, `/readyz`, `/metrics`
 //! - [`admin`]: `/admin/…`, what the command asks of a running server
 //! - [`rebuild`]: a rebuild that another process makes, and the swap at its end
+//! - `head`: where the log ends, asked for by one at a time
 //! - `guard`: who may administer: this host, and no browser
 //! - [`stream`]: long answers from blocking code, bounded
 
 pub mod admin;
 mod guard;
+mod head;
 mod health;
 pub mod readiness;
 pub mod rebuild;
@@ -28,12 +30,15 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 use parking_lot::{Condvar, Mutex};
 use prometheus::{IntGauge, Registry};
 use tally_log::EventLog;
+use tally_log::metric::Declare;
 use tally_projector::Projector;
 use tokio::sync::Semaphore;
 
 use crate::catalogue::Catalogue;
+use crate::metrics::{CATALOGUE_RESOURCES, CATALOGUE_SKIPPED, READY};
 use crate::supervise;
-use readiness::{Code, Head, Reason, Sample, StallWatch, judge};
+use head::Heads;
+use readiness::{Code, Reason, Sample, StallWatch, judge};
 use rebuild::Rebuild;
 
 /// How many long answers may be under way at once.
@@ -42,6 +47,8 @@ const MAX_STREAMS: usize = 8;
 const STREAMS_LIMIT: Duration = Duration::from_secs(1);
 /// The pause between two looks at log and fold.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a scrape waits for the log to say where its head is.
+const HEAD_LIMIT: Duration = Duration::from_millis(25);
 
 /// What there is to look at, once it is open.
 pub struct Parts {
@@ -69,12 +76,13 @@ pub struct Management {
     /// What is being opened, in a few words.
     step: Mutex<&'static str>,
     watch: Mutex<StallWatch>,
-    /// The log's last answer to where its head is, and when it came.
-    head: Mutex<Option<(Instant, Head)>>,
+    heads: Heads,
     streams: Arc<Semaphore>,
     /// Set when the watching thread shall end.
     ended: Mutex<bool>,
     wake: Condvar,
+    /// Set when it shall look at once.
+    look_now: AtomicBool,
 }
 
 impl Management {
@@ -83,39 +91,24 @@ impl Management {
     /// # Errors
     /// Where a metric of that name is registered already.
     pub fn new(registry: Registry, stalled_after: Duration) -> prometheus::Result<Arc<Self>> {
-        let gauge = |name, help| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let ready = gauge(
-            "tally_ready",
-            "1 while the server is ready for requests, else 0.",
-        )?;
-        let resources = gauge(
-            "tally_catalogue_resources",
-            "Resources that exist in the catalogue.",
-        )?;
-        let skipped = gauge(
-            "tally_catalogue_skipped_records",
-            "Records of the catalogue's log that could not be read as a change.",
-        )?;
+        let declare = Declare::with(&registry);
         Ok(Arc::new(Self {
             rebuild: Rebuild::register(&registry)?,
+            ready: declare.gauge(&READY)?,
+            resources: declare.gauge(&CATALOGUE_RESOURCES)?,
+            skipped: declare.gauge(&CATALOGUE_SKIPPED)?,
             registry,
-            ready,
-            resources,
-            skipped,
             stalled_after,
             parts: OnceLock::new(),
             serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             step: Mutex::new("the process has started"),
             watch: Mutex::default(),
-            head: Mutex::default(),
+            heads: Heads::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             ended: Mutex::new(false),
             wake: Condvar::new(),
+            look_now: AtomicBool::new(false),
         }))
     }
 
@@ -158,26 +151,14 @@ impl Management {
         reasons
     }
 
-    /// The log's head. Whoever asks while another is at it has the same answer, so that a log that
-    /// is away, which takes long to find out, holds up nobody for longer than that.
-    fn head(&self, log: &dyn EventLog, asked_at: Instant) -> Head {
-        let mut last = self.head.lock();
-        match &*last {
-            Some((answered_at, head)) if *answered_at >= asked_at => head.clone(),
-            Some(_) | None => {
-                let head = log.head();
-                *last = Some((Instant::now(), head.clone()));
-                head
-            }
-        }
-    }
-
     fn look(&self, asked_at: Instant) -> Vec<Reason> {
         let Some(parts) = self.parts.get() else {
             return vec![Reason::new(Code::Starting, *self.step.lock())];
         };
         let sample = Sample {
-            head: self.head(parts.log.as_ref(), asked_at),
+            head: self
+                .heads
+                .ask(parts.log.as_ref(), &parts.projector, asked_at),
             catalogue: parts.catalogue.failure(),
             health: parts.log.health(),
             log_stalled_for: parts.log.stalled_for(),
@@ -190,6 +171,20 @@ impl Management {
             reasons.insert(0, Reason::new(Code::Starting, detail));
         }
         reasons
+    }
+
+    /// Has the log asked for its head now, by the thread that does so anyhow, and waits for the answer:
+    /// but a moment only, since a log that is away must not keep anybody from seeing that.
+    async fn look_now(&self) {
+        if self.parts.get().is_none() {
+            return;
+        }
+        let asked_at = Instant::now();
+        self.look_now.store(true, Ordering::Release);
+        // That thread waits with this lock, or looks at what was just stored before it does.
+        drop(self.ended.lock());
+        self.wake.notify_all();
+        self.heads.newer_than(asked_at, HEAD_LIMIT).await;
     }
 
     /// Brings up to date what is only looked at, before a scrape.
@@ -220,7 +215,7 @@ impl Management {
                 }
             }
             ended = self.ended.lock();
-            if !*ended {
+            if !*ended && !self.look_now.swap(false, Ordering::AcqRel) {
                 self.wake
                     .wait_for(&mut ended, LOOK_EVERY.min(self.stalled_after / 4));
             }

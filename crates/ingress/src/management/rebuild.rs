@@ -6,10 +6,12 @@ use actix_web::{HttpResponse, web};
 use parking_lot::Mutex;
 use prometheus::{Gauge, Registry};
 use serde::{Deserialize, Serialize};
+use tally_log::metric::Declare;
 use tally_projector::error::with_causes;
 use tally_projector::swap::Incoming;
 
 use super::{Detail, Management, admin, health};
+use crate::metrics::{REBUILD_RATIO, REBUILD_REMAINING};
 
 /// A rebuild that has said nothing for so long is taken for ended.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
@@ -39,20 +41,10 @@ pub(super) struct Rebuild {
 
 impl Rebuild {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let gauge = |name, help| {
-            let gauge = Gauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let declare = Declare::with(registry);
         Ok(Self {
-            ratio: gauge(
-                "tally_rebuild_ratio",
-                "How much of the log a running rebuild has folded, 0 to 1; 0 where none runs.",
-            )?,
-            remaining: gauge(
-                "tally_rebuild_remaining_seconds",
-                "How long a running rebuild takes until it has caught up; 0 where none runs.",
-            )?,
+            ratio: declare.float_gauge(&REBUILD_RATIO)?,
+            remaining: declare.float_gauge(&REBUILD_REMAINING)?,
             said: Mutex::default(),
         })
     }

@@ -197,10 +197,8 @@ async fn a_wrong_query_or_body_is_a_bad_request() {
     }
 }
 
-/// Protects probes from a log that is away: one question is under way at a time, whoever asked
-/// meanwhile has its answer, and `/livez` waits for none of it.
-#[actix_web::test]
-async fn a_log_that_does_not_answer_is_asked_once() {
+/// A server whose logs are in memory.
+fn opened() -> (Arc<Management>, MemoryLog, tempfile::TempDir) {
     let management = starting();
     let (log, catalogue_log) = (MemoryLog::new(1), MemoryLog::new(1));
     let dir = tempfile::tempdir().unwrap();
@@ -209,14 +207,52 @@ async fn a_log_that_does_not_answer_is_asked_once() {
         ..Options::default()
     };
     let storage = Arc::new(RealStorage);
-    let registry = Registry::new();
-    let projector = Projector::open(log.arc(), storage, dir.path(), options, &registry);
+        let projector = Projector::open(log.arc(), storage, dir.path(), options, &management.registry);
     management.opened(Parts {
         log: log.arc(),
         catalogue_log: catalogue_log.arc(),
         projector: Arc::new(projector.unwrap()),
         catalogue: Arc::new(Catalogue::open(catalogue_log.arc()).unwrap()),
     });
+    (management, log, dir)
+}
+
+/// Protects whoever scrapes from a log that is away: there is an answer at once, it says since when
+/// nobody knows, and probes that all wait for the log hold up none of it.
+#[actix_web::test]
+async fn a_scrape_does_not_wait_for_a_log_that_is_away() {
+    let (management, log, _dir) = opened();
+    assert_eq!(management.reasons(Instant::now()).len(), 1, "no API yet");
+    let (_, _, before) = ask(&management, get("/metrics")).await;
+    let lag = r#"tally_projector_lag_records{partition="0"} 0"#;
+    assert!(before.contains(lag), "{before}");
+    log.hold_heads(true);
+    let asked_at = Instant::now();
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let management = Arc::clone(&management);
+            std::thread::spawn(move || management.reasons(asked_at))
+        })
+        .collect();
+    // It would be held for ever.
+    let (status, _, body) = ask(&management, get("/metrics")).await;
+    assert_eq!(status, StatusCode::OK);
+    let said = "tally_log_head_timestamp_seconds ";
+    let since = |body: &str| {
+        let line = body.lines().find_map(|line| line.strip_prefix(said));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert!(since(&body) > 1e9, "{body}");
+    assert!((since(&body) - since(&before)).abs() < 5.0, "{body}");
+    log.hold_heads(false);
+    asking.into_iter().for_each(|asked| drop(asked.join()));
+}
+
+/// Protects probes from a log that is away: one question is under way at a time, whoever asked
+/// meanwhile has its answer, and `/livez` waits for none of it.
+#[actix_web::test]
+async fn a_log_that_does_not_answer_is_asked_once() {
+    let (management, log, _dir) = opened();
     management.serving();
     let before = log.heads_asked();
     log.hold_heads(true);

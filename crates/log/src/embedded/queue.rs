@@ -18,6 +18,8 @@ const RECORD_OVERHEAD: usize = 96;
 pub(crate) struct Pending {
     pub(crate) records: Vec<NewRecord>,
     pub(crate) done: AppendDone,
+    /// When it was accepted.
+    pub(crate) began: Instant,
     /// Bytes of its records in a group.
     pub(crate) frame_bytes: usize,
     /// Filled by the writer, given to `done` once they are true.
@@ -122,6 +124,7 @@ impl Queue {
             results: Vec::with_capacity(count),
             records,
             done,
+            began: Instant::now(),
             frame_bytes,
         };
         let cost = pending.cost();

@@ -129,6 +129,7 @@ impl Writer {
         self.shared.metrics.queue_bytes.set(waiting);
         match written {
             Ok(()) => {
+                self.time_current();
                 for append in self.current.drain(..) {
                     acknowledge(append.done, append.results);
                 }
@@ -328,7 +329,18 @@ impl Writer {
         }
     }
 
+    /// Notes how long the current group's appends took, well or not.
+    fn time_current(&self) {
+        let now = Instant::now();
+        let took = &self.shared.metrics.append_duration;
+        for append in &self.current {
+            let since = now.saturating_duration_since(append.began);
+            took.observe(since.as_secs_f64());
+        }
+    }
+
     fn fail_current(&mut self, error: &AppendError) {
+        self.time_current();
         if self.shared.queue.stopping() && !self.current.is_empty() {
             self.unfinished.get_or_insert_with(|| error.clone());
         }

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, Result};
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, Result};
 use rdkafka::statistics::{Broker, Statistics};
 
-use crate::metrics::Declare;
+use crate::metric::{Declare, Label, Metric, Unit, Values, When};
+use crate::metrics::LOG;
 
 /// The metrics of all clients; clones are the same metrics.
 #[derive(Debug, Clone)]
@@ -44,7 +45,108 @@ const DELIVERY_SECONDS: &[f64] = &[
     0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 2., 5., 10.,
 ];
 
-const BROKER: &[&str] = &["client", "broker"];
+/// Each log has three: one that writes, one that asks, and one word for all that read.
+const CLIENT: Label = Label::words("client", || {
+    vec![
+        "interactions-producer",
+        "interactions-control",
+        "interactions-reader",
+        "catalogue-producer",
+        "catalogue-control",
+        "catalogue-reader",
+        "dead_letters-producer",
+        "dead_letters-control",
+        "dead_letters-reader",
+    ]
+});
+
+const BROKER: Label = Label {
+    name: "broker",
+    values: Values::Brokers,
+};
+const DIRECTION: Label = Label::words("direction", || vec!["sent", "received"]);
+
+/// What stands in a table of Kafka's alone.
+const fn gauge(name: &'static str, unit: Unit, help: &'static str) -> Metric {
+    Metric::gauge(name, unit, help).only(When::Kafka)
+}
+
+const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Metric {
+    Metric::counter(name, unit, help).only(When::Kafka)
+}
+
+const MESSAGES_UNIT: Unit = Unit::Number("messages");
+const REQUESTS_UNIT: Unit = Unit::Number("requests");
+
+crate::metrics! {
+    /// The metrics of Kafka's clients.
+    pub METRICS:
+    QUEUED_MESSAGES = gauge(
+        "tally_kafka_queued_messages", MESSAGES_UNIT,
+        "Messages that wait in a producer or are on their way.",
+    ).by(&[CLIENT]);
+    QUEUED_BYTES = gauge(
+        "tally_kafka_queued_bytes", Unit::Bytes,
+        "Bytes of messages that wait in a producer or are on their way.",
+    ).by(&[CLIENT]);
+    PREFETCHED_MESSAGES = gauge(
+        "tally_kafka_prefetched_messages", MESSAGES_UNIT,
+        "Messages that a consumer has fetched and not yet given out.",
+    ).by(&[CLIENT]);
+    PREFETCHED_BYTES = gauge(
+        "tally_kafka_prefetched_bytes", Unit::Bytes,
+        "Bytes of messages that a consumer has fetched and not yet given out.",
+    ).by(&[CLIENT]);
+    MESSAGES = counter(
+        "tally_kafka_messages_total", MESSAGES_UNIT,
+        "Messages sent or received.",
+    ).by(&[CLIENT, DIRECTION]);
+    BYTES = counter(
+        "tally_kafka_bytes_total", Unit::Bytes,
+        "Bytes sent to or received from brokers, all requests.",
+    ).by(&[CLIENT, DIRECTION]);
+    REQUESTS = counter(
+        "tally_kafka_requests_total", REQUESTS_UNIT,
+        "Requests to brokers.",
+    ).by(&[CLIENT, BROKER]);
+    REQUEST_FAILURES = counter(
+        "tally_kafka_request_failures_total", REQUESTS_UNIT,
+        "Requests that failed, by kind: timeout, send, receive, retry.",
+    ).by(&[CLIENT, BROKER, Label::words("kind", || vec!["timeout", "send", "receive", "retry"])]);
+    CONNECTS = counter(
+        "tally_kafka_connects_total", Unit::Number("connections"),
+        "Connections tried, successes and failures.",
+    ).by(&[CLIENT, BROKER]);
+    DISCONNECTS = counter(
+        "tally_kafka_disconnects_total", Unit::Number("connections"),
+        "Connections that ended.",
+    ).by(&[CLIENT, BROKER]);
+    BROKER_UP = gauge(
+        "tally_kafka_broker_up", Unit::Flag,
+        "1 while there is a connection to the broker, else 0.",
+    ).by(&[CLIENT, BROKER]);
+    BROKER_RTT = gauge(
+        "tally_kafka_broker_rtt_seconds", Unit::Seconds,
+        "Round trip of requests to the broker over the last window, by quantile.",
+    ).by(&[CLIENT, BROKER, Label::words("quantile", || vec!["0.5", "0.99"])]);
+    IN_FLIGHT = gauge(
+        "tally_kafka_requests_in_flight", REQUESTS_UNIT,
+        "Requests to the broker that wait for an answer.",
+    ).by(&[CLIENT, BROKER]);
+    DELIVERY_DURATION = Metric::histogram(
+        "tally_kafka_delivery_duration_seconds", Unit::Seconds,
+        "From an append to its last record's acknowledgement by all in-sync replicas, or its failure.",
+        DELIVERY_SECONDS,
+    ).by(&[LOG]).only(When::Kafka);
+    COMMITS = counter(
+        "tally_kafka_commits_total", Unit::Number("commits"),
+        "Commits of the group's offsets, which only tools read, by result.",
+    ).by(&[CLIENT, Label::words("result", || vec!["ok", "failed"])]);
+    PRODUCERS_RENEWED = counter(
+        "tally_kafka_producers_renewed_total", Unit::Number("producers"),
+        "Producers replaced: after an error, or with a record that took too long.",
+    ).by(&[LOG]);
+}
 
 impl KafkaMetrics {
     /// Registers everything, once for all clients.
@@ -52,7 +154,7 @@ impl KafkaMetrics {
     /// # Errors
     /// Where a name is taken.
     pub fn register(registry: &Registry) -> Result<Self> {
-        Self::declare(&Declare(Some(registry)))
+        Self::declare(Declare::with(registry))
     }
 
     /// Metrics that nobody reads, for commands and tests.
@@ -60,63 +162,35 @@ impl KafkaMetrics {
     /// # Errors
     /// Never in practice: the names are fixed and valid.
     pub fn unregistered() -> Result<Self> {
-        Self::declare(&Declare(None))
+        Self::declare(Declare::nowhere())
     }
 
-    fn declare(declare: &Declare<'_>) -> Result<Self> {
-        const CLIENT: &[&str] = &["client"];
+    fn declare(declare: Declare<'_>) -> Result<Self> {
         Ok(Self {
-            queued_messages: declare.gauge(
-                "tally_kafka_queued_messages",
-                "Messages that wait in a producer or are on their way.",
-                CLIENT,
-            )?,
-            queued_bytes: declare.gauge(
-                "tally_kafka_queued_bytes",
-                "Bytes of messages that wait in a producer or are on their way.",
-                CLIENT,
-            )?,
-            prefetched_messages: declare.gauge(
-                "tally_kafka_prefetched_messages",
-                "Messages that a consumer has fetched and not yet given out.",
-                CLIENT,
-            )?,
-            prefetched_bytes: declare.gauge(
-                "tally_kafka_prefetched_bytes",
-                "Bytes of messages that a consumer has fetched and not yet given out.",
-                CLIENT,
-            )?,
-            messages: declare.counter(
-                "tally_kafka_messages_total",
-                "Messages sent or received.",
-                &["client", "direction"],
-            )?,
-            bytes: declare.counter(
-                "tally_kafka_bytes_total",
-                "Bytes sent to or received from brokers, all requests.",
-                &["client", "direction"],
-            )?,
-            brokers: BrokerMetrics::declare(declare)?,
-            delivery: declare.histogram(
-                "tally_kafka_delivery_duration_seconds",
-                "From an append to its last record's acknowledgement by all in-sync replicas, or \
-                 its failure.",
-                DELIVERY_SECONDS,
-            )?,
-            commits: declare.counter(
-                "tally_kafka_commits_total",
-                "Commits of the group's offsets, which only tools read, by result.",
-                &["client", "result"],
-            )?,
-            renewed: declare.counter(
-                "tally_kafka_producers_renewed_total",
-                "Producers replaced: after an error, or with a record that took too long.",
-                &["log"],
-            )?,
+            queued_messages: declare.gauges(&QUEUED_MESSAGES)?,
+            queued_bytes: declare.gauges(&QUEUED_BYTES)?,
+            prefetched_messages: declare.gauges(&PREFETCHED_MESSAGES)?,
+            prefetched_bytes: declare.gauges(&PREFETCHED_BYTES)?,
+            messages: declare.counters(&MESSAGES)?,
+            bytes: declare.counters(&BYTES)?,
+            brokers: BrokerMetrics {
+                requests: declare.counters(&REQUESTS)?,
+                request_failures: declare.counters(&REQUEST_FAILURES)?,
+                connects: declare.counters(&CONNECTS)?,
+                disconnects: declare.counters(&DISCONNECTS)?,
+                up: declare.gauges(&BROKER_UP)?,
+                rtt: declare.float_gauges(&BROKER_RTT)?,
+                in_flight: declare.gauges(&IN_FLIGHT)?,
+            },
+            delivery: declare.histograms(&DELIVERY_DURATION)?,
+            commits: declare.counters(&COMMITS)?,
+            renewed: declare.counters(&PRODUCERS_RENEWED)?,
         })
     }
 
     pub(super) fn delivery(&self, log: &str) -> prometheus::Histogram {
+        // There from the start, so that the first one is seen as a rise.
+        self.renewed.with_label_values(&[log]);
         self.delivery.with_label_values(&[log])
     }
 
@@ -126,50 +200,6 @@ impl KafkaMetrics {
             label: label.into(),
             before: Arc::default(),
         }
-    }
-}
-
-impl BrokerMetrics {
-    fn declare(declare: &Declare<'_>) -> Result<Self> {
-        Ok(Self {
-            requests: declare.counter(
-                "tally_kafka_requests_total",
-                "Requests to brokers.",
-                BROKER,
-            )?,
-            request_failures: declare.counter(
-                "tally_kafka_request_failures_total",
-                "Requests that failed, by kind: timeout, send, receive, retry.",
-                &["client", "broker", "kind"],
-            )?,
-            connects: declare.counter(
-                "tally_kafka_connects_total",
-                "Connections tried, successes and failures.",
-                BROKER,
-            )?,
-            disconnects: declare.counter(
-                "tally_kafka_disconnects_total",
-                "Connections that ended.",
-                BROKER,
-            )?,
-            up: declare.gauge(
-                "tally_kafka_broker_up",
-                "1 while there is a connection to the broker, else 0.",
-                BROKER,
-            )?,
-            rtt: declare.add(GaugeVec::new(
-                Opts::new(
-                    "tally_kafka_broker_rtt_seconds",
-                    "Round trip of requests to the broker over the last window, by quantile.",
-                ),
-                &["client", "broker", "quantile"],
-            ))?,
-            in_flight: declare.gauge(
-                "tally_kafka_requests_in_flight",
-                "Requests to the broker that wait for an answer.",
-                BROKER,
-            )?,
-        })
     }
 }
 

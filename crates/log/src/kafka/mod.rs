@@ -41,7 +41,7 @@ mod tests;
 pub mod topics;
 
 pub use log::KafkaLog;
-pub use metrics::KafkaMetrics;
+pub use metrics::{KafkaMetrics, METRICS};
 pub use options::{KafkaOptions, OpenError};
 pub use properties::{Properties, PropertyError};
 pub use topics::{

@@ -137,7 +137,9 @@ impl Shared {
             let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             self.metrics.appended_bytes.inc_by(bytes);
         }
-        self.delivery.observe(append.began.elapsed().as_secs_f64());
+        let took = append.began.elapsed().as_secs_f64();
+        self.metrics.append_duration.observe(took);
+        self.delivery.observe(took);
         let mut queue = self.queue.lock();
         queue.bytes = queue.bytes.saturating_sub(append.cost);
         queue.records = queue.records.saturating_sub(results.len());

@@ -146,6 +146,12 @@ impl Properties {
         values.fold(text, |text, value| text.replace(value, "***"))
     }
 
+    /// A property that is no secret.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// Names and values. Never log them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0

@@ -20,6 +20,8 @@ mod fuzz;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod measured;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod own_write;

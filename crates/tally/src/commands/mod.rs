@@ -12,6 +12,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod folder;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod metrics;
 pub(crate) mod rebuild;
 mod repair;
 pub(crate) mod resources;
@@ -54,6 +55,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::State(command) => state::run(&command, &config)?,
         Command::Topics(command) => topics::run(&command, &config)?,
         Command::DeadLetters(command) => dead_letters::run(&command, &config)?,
+        Command::Metrics(args) => metrics::run(&args, &config)?,
         Command::Config(command) => config::run(&command, &config, &sources)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@
 //! - [`logs`]: the logs, in files or on a Kafka cluster, also for commands
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
+//! - [`measure`]: what only a disk can tell, for the metrics; [`certificates`] is a part of it
 //! - [`banner`]: what a person sees first
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`recover`]: a state that fails while it is used
@@ -17,9 +18,11 @@
 //! - [`mod@stop`]: signals, and the bound on the way down
 
 mod banner;
+mod certificates;
 mod files;
 mod listen;
 pub(crate) mod logs;
+mod measure;
 pub(crate) mod open;
 mod recover;
 mod snapshots;
@@ -30,14 +33,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use actix_web::rt::System;
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::Registry;
 use tally_ingress::ApiServer;
 use tally_ingress::management::{Management, ManagementServer, start_management};
+use tally_log::metric::Declare;
 use tally_log::storage::RealStorage;
 
 use crate::config::Config;
 use crate::data_dir::{HeldDir, ServerFile};
 use crate::failure::{self, Failure};
+use crate::metrics::BUILD_INFO;
 use crate::{logging, output};
 use listen::Listeners;
 use open::Opened;
@@ -68,12 +73,8 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode, Failure> {
 /// The registry that everything registers with, and what is about the process itself.
 fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
-    let build = IntGaugeVec::new(
-        Opts::new("tally_build_info", "Always 1; the labels say what runs."),
-        &["version"],
-    )?;
+    let build = Declare::with(&registry).gauges(&BUILD_INFO)?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    registry.register(Box::new(build))?;
     #[cfg(target_os = "linux")]
     registry.register(Box::new(
         prometheus::process_collector::ProcessCollector::for_self(),

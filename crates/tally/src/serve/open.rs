@@ -17,6 +17,7 @@ use tally_log::storage::RealStorage;
 use tally_projector::{Options, Projector};
 
 use super::logs::{Logs, Partitions};
+use super::measure::Measures;
 use super::snapshots::Schedule;
 use super::tokens;
 use crate::config::{self, Config};
@@ -37,6 +38,8 @@ pub(super) struct Opened {
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
     pub(super) snapshots: Option<Schedule>,
+    /// Measures as long as it is there.
+    _measures: Measures,
 }
 
 /// Opens the state and starts to follow the log.
@@ -121,6 +124,7 @@ pub(super) fn everything(
     });
     Ok(Opened {
         snapshots: Schedule::start(config, &projector)?,
+        _measures: Measures::start(config, &projector, registry)?,
         logs,
         projector,
         catalogue,

@@ -20,6 +20,7 @@ const SHORT: Duration = Duration::from_millis(30);
 
 /// A log in memory and a projector that follows it.
 struct World {
+    registry: Registry,
     log: MemoryLog,
     projector: Arc<Projector>,
     metrics: Metrics,
@@ -45,6 +46,7 @@ impl World {
         Self {
             projector: Arc::new(projector.unwrap()),
             metrics: Metrics::register(&registry).unwrap(),
+            registry,
             log,
             _dir: dir,
         }
@@ -58,6 +60,18 @@ impl World {
 
     fn waiters(&self) -> usize {
         self.projector.status().waiters
+    }
+
+    /// How many waits for the fold came to `folded`, `timed_out` and `gone`.
+    fn waits(&self) -> [u64; 3] {
+        let families = self.registry.gather();
+        let name = "tally_projector_waits_total";
+        let family = families.iter().find(|family| family.name() == name).unwrap();
+        ["folded", "timed_out", "gone"].map(|result| {
+            let mut all = family.get_metric().iter();
+            let of_it = all.find(|metric| metric.get_label()[0].value() == result);
+            of_it.unwrap().get_counter().get_value() as u64
+        })
     }
 
     fn records(&self) -> usize {
@@ -108,6 +122,7 @@ async fn the_answer_is_the_verdict_on_ones_own_event() {
         assert!(kept.contains(&liked.event_id.to_string()), "{kept}");
     }
     assert_eq!(world.waiters(), 0);
+    assert_eq!(world.waits(), [2, 0, 0]);
 }
 
 /// Protects retries: the same key is a duplicate with an event of its own, or a conflict.
@@ -287,6 +302,7 @@ async fn past_the_limit_the_log_decides() {
     assert_eq!((&mut answer).now_or_never(), None);
     world.log.set_unreadable(None);
     assert_eq!(answer.await.unwrap().outcome, Some(Outcome::Applied));
+    assert_eq!(world.waits(), [0, 3, 0], "each was past its limit");
 }
 
 /// Protects a client from waiting for a fold that has ended for good.

@@ -14,12 +14,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntGauge, Registry};
+use tally_log::metric::Declare;
 use tokio::sync::watch;
 
 use super::keys::Keys;
 use super::source::{KeySource, Look, Stamp};
 use super::{Algorithm, JwtKeysError};
+use crate::metrics::{JWT_KEY_READS, JWT_KEYS, JWT_KEYS_READ};
 
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -340,29 +342,13 @@ impl Shared {
 
 impl Metrics {
     fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let reads = IntCounterVec::new(
-            Opts::new(
-                "tally_jwt_key_reads_total",
-                "Reads of the keys that tokens are checked with, by how they went; files that stay as they were are not counted.",
-            ),
-            &["result"],
-        )?;
-        let keys = IntGauge::new(
-            "tally_jwt_keys",
-            "Keys that tokens are checked with; 0 where none could be read.",
-        )?;
-        let read_at = Gauge::new(
-            "tally_jwt_keys_read_timestamp_seconds",
-            "When the keys that tokens are checked with were last read, in seconds since 1970; 0 where they never were.",
-        )?;
-        registry.register(Box::new(reads.clone()))?;
-        registry.register(Box::new(keys.clone()))?;
-        registry.register(Box::new(read_at.clone()))?;
+        let declare = Declare::with(registry);
+        let reads = declare.counters(&JWT_KEY_READS)?;
         Ok(Self {
             good: reads.get_metric_with_label_values(&["ok"])?,
             failed: reads.get_metric_with_label_values(&["failed"])?,
-            keys,
-            read_at,
+            keys: declare.gauge(&JWT_KEYS)?,
+            read_at: declare.float_gauge(&JWT_KEYS_READ)?,
         })
     }
 
