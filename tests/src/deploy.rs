@@ -112,7 +112,9 @@ impl Dashboard {
                 let legend = target["legendFormat"].as_str().unwrap_or_default();
                 let legend = legend.replace("{{", "").replace("}}", "");
                 Query {
-                    place: format!("{}: {title} {legend}", self.name).trim_end().to_owned(),
+                    place: format!("{}: {title} {legend}", self.name)
+                        .trim_end()
+                        .to_owned(),
                     expr: target["expr"].as_str().unwrap_or_default().to_owned(),
                 }
             };
@@ -201,7 +203,10 @@ pub fn shortened(text: &str, factor: u64) -> String {
     for line in text.split_inclusive('\n') {
         let line_of_words = line.trim_start().starts_with('#');
         let mut rest = line;
-        while let Some(start) = rest.find(|c: char| c.is_ascii_digit()).filter(|_| !line_of_words) {
+        while let Some(start) = rest
+            .find(|c: char| c.is_ascii_digit())
+            .filter(|_| !line_of_words)
+        {
             let before = rest[..start].chars().next_back();
             let digits = rest[start..]
                 .find(|c: char| !c.is_ascii_digit())
@@ -250,7 +255,11 @@ mod tests {
         let found = selectors(expr);
         assert_eq!(
             found,
-            [r#"tally_a_total{x="{}", y=~"tally_no"}"#, "up", "job:tally:b_5m"]
+            [
+                r#"tally_a_total{x="{}", y=~"tally_no"}"#,
+                "up",
+                "job:tally:b_5m"
+            ]
         );
     }
 

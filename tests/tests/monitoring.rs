@@ -92,7 +92,9 @@ fn every_query_keeps_to_the_variables() {
             }
             for one in selectors.iter().filter(|one| !one.starts_with("ALERTS{")) {
                 let recorded = one.starts_with("job:");
-                if !one.contains("job=~\"$job\"") || !recorded && !one.contains("instance=~\"$instance\"") {
+                if !one.contains("job=~\"$job\"")
+                    || !recorded && !one.contains("instance=~\"$instance\"")
+                {
                     wrong.push(format!("{place}: {one} is of all servers"));
                 }
                 if one.starts_with("tally_interactions_total") && !one.contains("$type") {
@@ -128,10 +130,16 @@ fn alerts() -> Vec<(String, String)> {
 #[test]
 fn every_alert_has_a_severity_words_a_runbook_and_tests() {
     let runbooks = fs::read_to_string(workspace().join("docs/runbooks.md")).expect("the runbooks");
-    let tests: String = deploy::rule_tests().into_iter().map(|(_, text)| text).collect();
+    let tests: String = deploy::rule_tests()
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect();
     let mut wrong = Vec::new();
     for (name, rule) in alerts() {
-        if !["severity: page", "severity: ticket"].iter().any(|one| rule.contains(one)) {
+        if !["severity: page", "severity: ticket"]
+            .iter()
+            .any(|one| rule.contains(one))
+        {
             wrong.push(format!("{name}: no severity"));
         }
         for needed in ["summary: ", "description: "] {
@@ -148,7 +156,10 @@ fn every_alert_has_a_severity_words_a_runbook_and_tests() {
             .split("- expr: ")
             .filter(|part| part.contains(&query))
             .collect();
-        let quiet = checks.iter().filter(|check| check.contains("exp_samples: []")).count();
+        let quiet = checks
+            .iter()
+            .filter(|check| check.contains("exp_samples: []"))
+            .count();
         if quiet == 0 || quiet == checks.len() {
             wrong.push(format!("{name}: not tested to fire and not to fire"));
         }
@@ -172,7 +183,11 @@ fn what_is_recorded_is_used() {
     let queries = dashboards.iter().flat_map(Dashboard::queries);
     used.extend(queries.map(|query| query.expr));
     let records: Vec<&str> = rules.split("- record: ").skip(1).collect();
-    used.extend(records.iter().map(|rule| rule.split_once('\n').expect("lines").1.to_owned()));
+    used.extend(
+        records
+            .iter()
+            .map(|rule| rule.split_once('\n').expect("lines").1.to_owned()),
+    );
     let used = used.join("\n");
     let mut wrong = Vec::new();
     for record in records {

@@ -6,8 +6,8 @@ use std::path::Path;
 use tally_tests::Folder;
 use tally_tests::small_disk::SmallDisk;
 
-use tally_tests::preload::Word;
 use crate::scene::{Row, Scene};
+use tally_tests::preload::Word;
 
 /// Promise 1 on a full disk: refused, not lost; and it goes on by itself.
 pub(crate) fn full(folder: Folder) -> Row {

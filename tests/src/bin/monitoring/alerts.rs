@@ -13,7 +13,10 @@ use crate::scene::Row;
 /// Runs the cases of these names, or all; whether each came out as it must, and, where all were
 /// run, whether no alert was left out.
 pub(crate) fn run(names: &[String], jobs: usize) -> bool {
-    if let Some(unknown) = names.iter().find(|name| CASES.iter().all(|(case, _)| case != name)) {
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| CASES.iter().all(|(case, _)| case != name))
+    {
         eprintln!("no case {unknown}; --list names them");
         return false;
     }
@@ -56,7 +59,10 @@ fn run_one(name: &str, case: fn() -> Vec<Row>) -> Option<Vec<Row>> {
     eprintln!("{name}: begins");
     let rows = catch_unwind(AssertUnwindSafe(case)).ok();
     let verdict = if rows.is_some() { "ok" } else { "FAILED" };
-    eprintln!("{name}: {verdict} ({:.1} s)", started.elapsed().as_secs_f64());
+    eprintln!(
+        "{name}: {verdict} ({:.1} s)",
+        started.elapsed().as_secs_f64()
+    );
     rows
 }
 
@@ -70,7 +76,9 @@ fn shipped_alerts() -> Vec<String> {
 }
 
 fn print_table(done: &[(&str, Option<Vec<Row>>)]) {
-    println!("| alert | durations ÷ | what was done | fires after | what it says | what ended it | clears after |");
+    println!(
+        "| alert | durations ÷ | what was done | fires after | what it says | what ended it | clears after |"
+    );
     println!("|---|---:|---|---:|---|---|---:|");
     for (name, rows) in done {
         let Some(rows) = rows else {

@@ -40,7 +40,11 @@ pub(crate) const CASES: [Case; 14] = [
 /// A disk that fills up, is full, and is given room again.
 fn disk() -> Vec<Row> {
     const LOW: &[&str] = &["TallyDiskSpaceLow", "TallyDiskAlmostFull"];
-    const FULL: &[&str] = &["TallyNotReady", "TallyAvailabilityFastBurn", "TallyAvailabilitySlowBurn"];
+    const FULL: &[&str] = &[
+        "TallyNotReady",
+        "TallyAvailabilityFastBurn",
+        "TallyAvailabilitySlowBurn",
+    ];
     let folder = Folder::local();
     let disk = SmallDisk::mount(&folder, "256m");
     let folder = folder
@@ -66,7 +70,11 @@ fn disk() -> Vec<Row> {
 
 /// A fold that gets nothing to read, and so stands still.
 fn fold() -> Vec<Row> {
-    const ALERTS: &[&str] = &["TallyNoProgress", "TallyFreshnessFastBurn", "TallyFreshnessSlowBurn"];
+    const ALERTS: &[&str] = &[
+        "TallyNoProgress",
+        "TallyFreshnessFastBurn",
+        "TallyFreshnessSlowBurn",
+    ];
     let mut scene = Scene::start(Folder::local(), FACTOR, 100);
     scene.quiet(ALERTS);
     let blocked = Moment::now("reads of the log hang, and so does the fold");
@@ -86,7 +94,11 @@ fn kafka() -> Vec<Row> {
     let folder = kafka.folder();
     let path = certificate::make(folder.root(), "ca.pem", 10);
     let started = Moment::now("a start with a certificate of 10 days");
-    let mut scene = Scene::start(folder.with(certificate::SETTING, path.display()), FACTOR, 100);
+    let mut scene = Scene::start(
+        folder.with(certificate::SETTING, path.display()),
+        FACTOR,
+        100,
+    );
     scene.fires(&started, CERTIFICATE);
     scene.quiet(BROKER);
     let changed = Moment::now("one of 100 days, and a restart");
@@ -239,7 +251,10 @@ fn snapshots() -> Vec<Row> {
     let away = folder.root().join("away");
     fs::create_dir(&kept).expect("a folder");
     let folder = folder
-        .with("TALLY__SNAPSHOTS__URL", format!("file://{}", kept.display()))
+        .with(
+            "TALLY__SNAPSHOTS__URL",
+            format!("file://{}", kept.display()),
+        )
         .with("TALLY__SNAPSHOTS__INTERVAL", "1s");
     let mut scene = Scene::start(folder, FACTOR, 100);
     scene.quiet(ALERTS);
@@ -316,7 +331,13 @@ fn dead_letter() -> Vec<Row> {
     let place = |name: &str| letter[name].to_string();
     let dropped = Moment::now("tally dead-letters drop");
     let args = [
-        "dead-letters", "drop", "--partition", &place("partition"), "--offset", &place("offset"), "--yes",
+        "dead-letters",
+        "drop",
+        "--partition",
+        &place("partition"),
+        "--offset",
+        &place("offset"),
+        "--yes",
     ];
     let _ = scene.folder.run(&args).ok();
     scene.clears(&dropped, ALERTS);
@@ -328,11 +349,22 @@ fn key() -> Vec<Row> {
     const ALERTS: &[&str] = &["TallyApiKeyExpires"];
     let mut scene = Scene::start(Folder::local(), FACTOR, 0);
     scene.quiet(ALERTS);
-    let args = ["keys", "create", "--user", "7", "--expires-in", "6d", "--json"];
+    let args = [
+        "keys",
+        "create",
+        "--user",
+        "7",
+        "--expires-in",
+        "6d",
+        "--json",
+    ];
     let created = scene.folder.run(&args).json_lines();
     let soon = Moment::now("a key of 6 days");
     scene.fires(&soon, ALERTS);
-    let id = created.first().and_then(|key| key["id"].as_str()).expect("a key's id");
+    let id = created
+        .first()
+        .and_then(|key| key["id"].as_str())
+        .expect("a key's id");
     let args = ["keys", "create", "--user", "7", "--expires-in", "90d"];
     let _ = scene.folder.run(&args).ok();
     let revoked = Moment::now("one of 90 days in its place, tally keys revoke");

@@ -10,7 +10,15 @@ pub(crate) const SETTING: &str = "TALLY__KAFKA__PROPERTIES__SSL__CA__LOCATION";
 pub(crate) fn make(dir: &Path, name: &str, days: u32) -> PathBuf {
     let path = dir.join(name);
     let status = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
         .args(["-subj", "/CN=tally", "-days", &days.to_string(), "-keyout"])
         .arg(dir.join("key.pem"))
         .arg("-out")

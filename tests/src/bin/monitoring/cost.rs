@@ -17,7 +17,9 @@ pub(crate) fn run(rounds: u32, seconds: u32) -> bool {
     let folder = Folder::local();
     println!("{}", Machine::look(folder.root()));
     let server = folder.start();
-    println!("settings    {rounds} pairs of {seconds} s, 256 connections, one server; a scrape each second or none");
+    println!(
+        "settings    {rounds} pairs of {seconds} s, 256 connections, one server; a scrape each second or none"
+    );
     let _ = bench(&folder, 3);
     let mut ratios = Vec::new();
     let mut scrapes = Vec::new();
@@ -32,7 +34,10 @@ pub(crate) fn run(rounds: u32, seconds: u32) -> bool {
             (bench(&folder, seconds), with)
         };
         ratios.push(with / without);
-        println!("| {round} | {without:.0} | {with:.0} | {:.4} |", with / without);
+        println!(
+            "| {round} | {without:.0} | {with:.0} | {:.4} |",
+            with / without
+        );
     }
     ratios.sort_by(f64::total_cmp);
     scrapes.sort_unstable();
@@ -65,10 +70,13 @@ fn millis(duration: Duration) -> f64 {
 /// Interactions a second in a closed loop.
 fn bench(folder: &Folder, seconds: u32) -> f64 {
     let duration = format!("{seconds}s");
-    let said = folder.run(&["bench", "--json", "--duration", &duration]).ok();
+    let said = folder
+        .run(&["bench", "--json", "--duration", &duration])
+        .ok();
     let figures: Value = serde_json::from_str(&said).expect("one JSON object");
     let rate = &figures["per_second"];
-    rate.as_f64().unwrap_or_else(|| panic!("no per_second: {figures}"))
+    rate.as_f64()
+        .unwrap_or_else(|| panic!("no per_second: {figures}"))
 }
 
 /// The same, with a scrape each second.

@@ -14,11 +14,29 @@ impl Bench {
     pub(crate) fn start(folder: &Folder, server: &tally_tests::Server, rate: u32) -> Self {
         let rate = rate.to_string();
         let args = [
-            "bench", "--connections", "16", "--threads", "1", "--resources", "200", "--users", "50",
-            "--tolerate-disconnects", "--timeout", "3s", "--duration", "60m", "--rate", &rate,
+            "bench",
+            "--connections",
+            "16",
+            "--threads",
+            "1",
+            "--resources",
+            "200",
+            "--users",
+            "50",
+            "--tolerate-disconnects",
+            "--timeout",
+            "3s",
+            "--duration",
+            "60m",
+            "--rate",
+            &rate,
         ];
         let said = || File::create(folder.root().join("bench.said")).expect("a file");
-        let child = folder.command(&args).stdout(Stdio::null()).stderr(said()).spawn();
+        let child = folder
+            .command(&args)
+            .stdout(Stdio::null())
+            .stderr(said())
+            .spawn();
         let mut bench = Self(child.expect("the binary starts"));
         let before = server.events_folded();
         wait::until("the first interactions of the load", || {

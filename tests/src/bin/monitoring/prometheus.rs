@@ -79,7 +79,10 @@ impl Prometheus {
         let said = File::create(dir.path().join("said")).expect("a file");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.path().join("data").display()
+            ))
             .arg(format!("--web.listen-address={address}"))
             .arg("--log.level=warn")
             .stdin(Stdio::null())
@@ -129,7 +132,8 @@ impl Prometheus {
         let all: &[Value] = data["result"].as_array().map_or(&[], Vec::as_slice);
         let sample = |series: &Value| {
             let labels = series["metric"].as_object()?.iter();
-            let labels = labels.filter(|(name, _)| !["job", "instance", "__name__"].contains(&name.as_str()));
+            let labels = labels
+                .filter(|(name, _)| !["job", "instance", "__name__"].contains(&name.as_str()));
             let labels = labels.map(|(name, value)| {
                 let value = value.as_str().unwrap_or_default();
                 (name.clone(), value.to_owned())
@@ -146,8 +150,12 @@ impl Prometheus {
 
     /// The values of a label, by a query of a dashboard's variable (`label_values(up, job)`).
     pub(crate) fn label_values(&self, query: &str) -> Result<Vec<String>, String> {
-        let inside = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (series, label) = inside.and_then(|inside| inside.rsplit_once(", ")).ok_or("no label_values")?;
+        let inside = query
+            .strip_prefix("label_values(")
+            .and_then(|rest| rest.strip_suffix(')'));
+        let (series, label) = inside
+            .and_then(|inside| inside.rsplit_once(", "))
+            .ok_or("no label_values")?;
         let data = self.get(&format!(
             "/api/v1/label/{label}/values?match[]={}",
             escaped(series)
@@ -210,12 +218,21 @@ fn rule(value: &Value) -> Rule {
 
 /// The shipped configuration with these targets and this interval.
 fn configured(shipped: &str, targets: &[SocketAddr], pace: Pace) -> String {
-    assert!(shipped.contains(SHIPPED_TARGET), "no target {SHIPPED_TARGET}");
+    assert!(
+        shipped.contains(SHIPPED_TARGET),
+        "no target {SHIPPED_TARGET}"
+    );
     let targets: Vec<String> = targets.iter().map(|one| format!("\"{one}\"")).collect();
     let interval = format!("{}ms", pace.interval.as_millis());
     let line = |line: &str| {
-        let timing = ["scrape_interval:", "scrape_timeout:", "evaluation_interval:"];
-        let at = timing.iter().find_map(|name| Some(line.find(name)? + name.len()));
+        let timing = [
+            "scrape_interval:",
+            "scrape_timeout:",
+            "evaluation_interval:",
+        ];
+        let at = timing
+            .iter()
+            .find_map(|name| Some(line.find(name)? + name.len()));
         match at.filter(|_| !line.trim_start().starts_with('#')) {
             Some(at) => format!("{} {interval}\n", &line[..at]),
             None => format!("{}\n", line.replace(SHIPPED_TARGET, &targets.join(", "))),
@@ -229,7 +246,9 @@ fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'~' => out.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'~' => {
+                out.push(char::from(byte))
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }

@@ -20,9 +20,15 @@ const ABSENT: &[(&str, &str)] = &[
     ("status=~\"5..\"", "no request has failed"),
     ("tally_log_errors_total", "nothing went wrong in a log"),
     ("tally_projector_rebuilds_total", "no state was set aside"),
-    ("tally_kafka_request_failures_total", "no request to a broker has failed"),
+    (
+        "tally_kafka_request_failures_total",
+        "no request to a broker has failed",
+    ),
     ("tally_kafka_commits_total", "no commit was due yet"),
-    ("tally_kafka_producers_renewed_total", "no producer was replaced"),
+    (
+        "tally_kafka_producers_renewed_total",
+        "no producer was replaced",
+    ),
 ];
 
 /// What only a server on Kafka has.
@@ -60,7 +66,11 @@ pub(crate) fn run(with_kafka: bool) -> bool {
         }
     }
     let rules = prometheus.rules().expect("Prometheus has rules");
-    rows.extend(rules.iter().map(|one| rule(&prometheus, &known, one, with_kafka)));
+    rows.extend(
+        rules
+            .iter()
+            .map(|one| rule(&prometheus, &known, one, with_kafka)),
+    );
     println!("| query | value, or why there is none |\n|---|---|");
     for row in &rows {
         let found = match &row.found {
@@ -163,7 +173,9 @@ fn looked_at(
     if let Some(why) = reasons.first() {
         return Ok(format!("none: {why}"));
     }
-    let compares = [" > ", " < ", " == ", "unless"].iter().any(|word| expr.contains(word));
+    let compares = [" > ", " < ", " == ", "unless"]
+        .iter()
+        .any(|word| expr.contains(word));
     match (samples.is_empty(), compares) {
         (false, _) => Ok(format!("none: {NOT_OBSERVED}")),
         (true, true) => Ok(format!("none: {NOTHING_TO_SAY}")),

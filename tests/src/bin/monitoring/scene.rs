@@ -107,12 +107,20 @@ impl Scene {
             left.retain(|name| {
                 let alert = self.prometheus.alert(name);
                 let firing = alert.filter(|alert| alert.state == AlertState::Firing);
-                let Some(said) = firing.and_then(|alert| alert.descriptions.first().cloned()) else {
+                let Some(said) = firing.and_then(|alert| alert.descriptions.first().cloned())
+                else {
                     return true;
                 };
-                assert!(!said.is_empty() && !said.contains("<error"), "{name} says: {said}");
+                assert!(
+                    !said.is_empty() && !said.contains("<error"),
+                    "{name} says: {said}"
+                );
                 let after = cause.at.elapsed();
-                eprintln!("  {name}: fires {:.1} s after {}", after.as_secs_f64(), cause.what);
+                eprintln!(
+                    "  {name}: fires {:.1} s after {}",
+                    after.as_secs_f64(),
+                    cause.what
+                );
                 self.fired.push((name, cause.what, after, said));
                 false
             });
@@ -131,7 +139,11 @@ impl Scene {
                     return true;
                 }
                 let cleared = cure.at.elapsed();
-                eprintln!("  {name}: clears {:.1} s after {}", cleared.as_secs_f64(), cure.what);
+                eprintln!(
+                    "  {name}: clears {:.1} s after {}",
+                    cleared.as_secs_f64(),
+                    cure.what
+                );
                 let fired = self.fired.iter().find(|(fired, ..)| fired == name);
                 let (alert, cause, fired, said) = fired.expect("it fired").clone();
                 self.rows.push(Row {
@@ -182,7 +194,11 @@ impl Scene {
 
     /// The end: what came of it.
     pub(crate) fn end(self) -> Vec<Row> {
-        assert_eq!(self.fired.len(), self.rows.len(), "each alert that fired cleared");
+        assert_eq!(
+            self.fired.len(),
+            self.rows.len(),
+            "each alert that fired cleared"
+        );
         self.rows
     }
 }

@@ -121,7 +121,10 @@ fn with_everything(folder: Folder) -> Folder {
     let folder = folder
         .with("TALLY__AUTH__JWT__ALGORITHMS", "HS256")
         .with("TALLY__AUTH__JWT__SECRET_FILES", secret.display())
-        .with("TALLY__SNAPSHOTS__URL", format!("file://{}", kept.display()))
+        .with(
+            "TALLY__SNAPSHOTS__URL",
+            format!("file://{}", kept.display()),
+        )
         .with("TALLY__SNAPSHOTS__INTERVAL", "2s")
         .with("TALLY__PROJECTOR__CHECK_INTERVAL", "2s")
         .with("TALLY__LOG__SEGMENT_SIZE", "1 MiB");
