@@ -1,7 +1,7 @@
 /* Makes the system fail a process that it is loaded into (LD_PRELOAD), as a word in shared memory
  * says. The process is the real one; only what libc answers it is another.
  *
- * The control file (FAULTS_CONTROL) holds ten signed 64-bit numbers:
+ * The control file (FAULTS_CONTROL) holds twelve signed 64-bit numbers:
  *   0  seconds added to the wall clock
  *   1  how many syncs of files of the log still fail with EIO
  *   2  while not 0, syncs of files of the log hang
@@ -12,6 +12,8 @@
  *   6  7  the beginning of the name of the thread that 5 and 8 are meant for, zero-padded
  *   8  how many readings of a clock still give a time that can't be: it makes the standard library panic
  *   9  while not 0, 8 is of the wall clock alone
+ *  10  microseconds that each sync of a file of the log takes longer
+ *  11  while not 0, syncs of files of the state hang
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,7 +33,7 @@ static volatile int64_t *control;
 __attribute__((constructor)) static void map_control(void) {
     const char *path = getenv("FAULTS_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, 80, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *at = fd < 0 ? MAP_FAILED : mmap(NULL, 96, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (fd >= 0) close(fd);
     if (at != MAP_FAILED) control = at;
 }
@@ -45,13 +47,23 @@ static int take(int word) {
     return 0;
 }
 
-static int of_log(int fd) {
+static int below(int fd, const char *folder) {
     char link[32], path[512];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
     path[length] = 0;
-    return strstr(path, "/data/log/") != NULL;
+    return strstr(path, folder) != NULL;
+}
+
+static int of_log(int fd) {
+    return below(fd, "/data/log/");
+}
+
+/* Takes so much longer, as long as the word says so. */
+static void linger(int word) {
+    for (int64_t slept = 0; slept < control[word]; slept += 10000)
+        usleep(control[word] - slept < 10000 ? (useconds_t)(control[word] - slept) : 10000);
 }
 
 /* Whether this call is to say that it moved more than it did. */
@@ -66,8 +78,11 @@ static int lies(int word) {
 #define REAL(name) __typeof__(&name) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 static int before_sync(int fd) {
-    if (!control || !of_log(fd)) return 0;
+    if (!control) return 0;
+    while (control[11] && below(fd, "/data/state/")) usleep(10000);
+    if (!of_log(fd)) return 0;
     while (control[2]) usleep(10000);
+    linger(10);
     if (!take(1)) return 0;
     errno = EIO;
     return -1;
@@ -96,7 +111,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
 
 ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
     REAL(pread64);
-    if (control && control[4] && of_log(fd)) usleep((useconds_t)control[4]);
+    if (control && control[4] && of_log(fd)) linger(4);
     ssize_t got = real(fd, bytes, count, at);
     return got >= 0 && lies(5) ? (ssize_t)count + 1 : got;
 }

@@ -1,62 +1,19 @@
 //! Disks: full, failing, hanging, read-only.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::Path;
 
 use tally_tests::Folder;
+use tally_tests::small_disk::SmallDisk;
 
-use crate::preload::Word;
 use crate::scene::{Row, Scene};
-
-/// A file system of its own in memory, that can be full. Unmounted when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Folder, size: &str) -> Self {
-        let path = folder.root().join("disk");
-        fs::create_dir(&path).expect("a folder to mount on");
-        run(Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&path));
-        Self(path)
-    }
-
-    fn remount(&self, how: &str) {
-        run(Command::new("mount")
-            .args(["-o", &format!("remount,{how}")])
-            .arg(&self.0));
-    }
-
-    /// Takes all the space there is.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("ballast");
-        let mut file = File::create(&path).expect("a file on the small disk");
-        for block in [vec![1; 64 << 10], vec![1; 1]] {
-            while file.write_all(&block).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a server that was killed may not be gone yet.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().expect("a command of the system");
-    assert!(status.success(), "{command:?}: {status} (needs root)");
-}
+use tally_tests::preload::Word;
 
 /// Promise 1 on a full disk: refused, not lost; and it goes on by itself.
 pub(crate) fn full(folder: Folder) -> Row {
     let disk = SmallDisk::mount(&folder, "64m");
     let folder = folder
-        .with_data_in(&disk.0)
+        .with_data_in(disk.path())
         .with("TALLY__LOG__SEGMENT_SIZE", "4 MiB");
     let mut scene = Scene::start(folder);
     let ballast = disk.fill();
@@ -118,7 +75,7 @@ pub(crate) fn stalled(folder: Folder) -> Row {
 /// Read-only file systems are refused at start.
 pub(crate) fn read_only(folder: Folder) -> Row {
     let disk = SmallDisk::mount(&folder, "64m");
-    let folder = folder.with_data_in(&disk.0);
+    let folder = folder.with_data_in(disk.path());
     let mut scene = Scene::start(folder);
     scene.stop();
     disk.remount("ro");

@@ -5,7 +5,6 @@
 //! Needs Linux, root (to mount a small disk), cc, mount, prlimit and setpriv.
 
 mod disk;
-mod preload;
 mod process;
 mod scene;
 mod threads;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tally_tests::{Folder, wait};
 
-use crate::preload::Word;
 use crate::scene::{Row, Scene};
+use tally_tests::preload::Word;
 
 /// One folder, one server.
 pub(crate) fn two_servers(folder: Folder) -> Row {

@@ -6,7 +6,7 @@ use tally_tests::load::{Load, Told};
 use tally_tests::server::interaction_request;
 use tally_tests::{Folder, Request, Response, Server, wait};
 
-use crate::preload::Control;
+use tally_tests::preload::Control;
 
 /// What a case came to: one line of the table.
 #[derive(Debug, Clone, Default)]

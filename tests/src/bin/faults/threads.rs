@@ -7,8 +7,8 @@
 
 use tally_tests::{Folder, Request, wait};
 
-use crate::preload::Word;
 use crate::scene::{Row, Scene};
+use tally_tests::preload::Word;
 
 /// The thread that writes and syncs the log.
 pub(crate) fn writer(folder: Folder) -> Row {
