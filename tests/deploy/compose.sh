@@ -3,7 +3,7 @@
 # answering with Tally's metrics. What is not as it must be ends it with 1. Everything is taken down again.
 #
 #   tests/deploy/compose.sh                                  builds Tally inside the container first
-#   tests/deploy/compose.sh --binary target/optimized/tally  with a binary that is built already
+#   tests/deploy/compose.sh --binary target/release/tally  with a binary that is built already
 #
 # Needs what image.sh needs, a JDK 17 and Maven (for Kafka's jars) and Debian's prometheus, all of which it
 # installs. The images are stand-ins under the names that compose.yaml has: Kafka of the jars that

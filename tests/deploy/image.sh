@@ -5,7 +5,7 @@
 # behind but what is kept for the next time, in ~/.cache/tally-containers.
 #
 #   tests/deploy/image.sh                                  builds inside the container: a quarter of an hour
-#   tests/deploy/image.sh --binary target/optimized/tally  puts a binary that is built already there
+#   tests/deploy/image.sh --binary target/release/tally  puts a binary that is built already there
 #
 # Needs Debian 12 and root; installs podman and what belongs to it. There is no image registry in it: the
 # bases are stand-ins made of Debian's packages (see containers.sh).
