@@ -191,7 +191,7 @@ mod tests {
             u128::from_be_bytes(trace.trace_id()),
             0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736
         );
-        assert_eq!(u64::from_be_bytes(trace.parent_id()), 0xf067_aa0b_a902_b7);
+        assert_eq!(u64::from_be_bytes(trace.parent_id()), 0x00f0_67aa_0ba9_02b7);
         for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("ff", true)] {
             let text = format!("{}{flags}", &text[..53]);
             let trace: TraceParent = text.parse().unwrap();
