@@ -8,6 +8,7 @@
 //! - [`load`]: a small load of our own
 //! - [`metrics`]: what a scrape says
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
+//! - [`consumer`]: Kafka's own consumer tool, for comparison
 //! - [`crash`]: load that outlives kills, and its ledger
 //! - [`kafka`]: a real Apache Kafka, and folders on it
 //! - [`machine`]: the machine that figures are of
@@ -16,6 +17,7 @@
 //! - [`wait`]: waiting for a condition, never for the clock
 
 pub mod binary;
+pub mod consumer;
 pub mod crash;
 pub mod fold;
 pub mod folder;

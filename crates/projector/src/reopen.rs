@@ -78,18 +78,29 @@ impl Projector {
         reopening: &mut Reopening,
         between: impl FnOnce(&Path) -> Result<(), StateError>,
     ) -> Result<(), OpenError> {
+        let began = Instant::now();
         let life = self.current.write().take();
         if let Some(life) = life {
             reopening.seen = life.seen();
             life.end()?;
         }
+        let closed = began.elapsed();
         between(&self.lasting.dir)?;
+        let moved = began.elapsed();
         let life = Life::begin(&self.lasting, reopening.seen.clone())?;
         let life = Arc::new(life);
         *self.current.write() = Some(Arc::clone(&life));
         // Only now: whoever came before found no life, and left it to this.
         life.complete_positions();
         self.lasting.metrics.reopened.inc();
+        let opened = began.elapsed();
+        let seconds = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64();
+        tracing::info!(
+            closing_seconds = seconds(Duration::ZERO, closed),
+            moving_seconds = seconds(closed, moved),
+            opening_seconds = seconds(moved, opened),
+            "the state was closed and opened again"
+        );
         Ok(())
     }
 
@@ -126,6 +137,10 @@ impl Projector {
             }
         }
         let Err(refused) = opened else {
+            if let Err(error) = swap::remove_discarded(dir) {
+                let error = with_causes(&error);
+                tracing::warn!(error, "the state before the previous one stays for now");
+            }
             return Ok(());
         };
         if refused.passes() || incoming.is_ready(storage, dir)? {

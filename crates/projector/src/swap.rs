@@ -123,7 +123,7 @@ pub(crate) fn not_ready() -> StateError {
 pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError> {
     let marker = Mark::new(storage, dir, MARKER);
     let Some(name) = marker.text()? else {
-        return Ok(());
+        return remove_discarded(dir);
     };
     let mut all = Incoming::ALL.into_iter();
     let Some(incoming) = all.find(|incoming| incoming.name() == name) else {
@@ -137,10 +137,10 @@ pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError
     if exists(storage, &shadow.join(STORE))? {
         if exists(storage, &dir.join(STORE))? {
             if exists(storage, &previous.join(STORE))? {
-                // At once, so that nothing of it is left for the one that comes into its place.
+                // At once, so that nothing of it is left for the one that comes into its place; removed
+                // later, since everybody waits meanwhile.
                 rename(storage, &previous, &discarded)?;
                 sync(storage, dir)?;
-                remove_all(&discarded)?;
             }
             storage
                 .create_dir_all(&previous)
@@ -156,6 +156,14 @@ pub(crate) fn finish(storage: &dyn Storage, dir: &Path) -> Result<(), StateError
     Ok(())
 }
 
+/// Removes what a swap has left of the state before the previous one. The next swap or opening does too.
+///
+/// # Errors
+/// [`StateError::Redo`].
+pub fn remove_discarded(dir: &Path) -> Result<(), StateError> {
+    remove_all(&dir.join(DISCARDED))
+}
+
 /// The mark that says that the snapshots there are were taken from another state, which may have been wrong.
 pub(crate) fn retake<'a>(storage: &'a dyn Storage, dir: &'a Path) -> Mark<'a> {
     Mark::new(storage, dir, RETAKE)
@@ -167,7 +175,10 @@ fn move_files(storage: &dyn Storage, from: &Path, to: &Path) -> Result<(), State
         let path = from.join(name);
         if exists(storage, &path)? {
             rename(storage, &path, &to.join(name))?;
+        } else if *name != STORE {
+            continue;
         }
+        // At the end also where an earlier try has moved all, and perhaps not synced.
         sync(storage, to)?;
         sync(storage, from)?;
     }

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
@@ -18,7 +18,7 @@ use tally_ingress::management::rebuild::RebuildProgress;
 use tally_log::storage::{Lock, RealStorage, Storage as _};
 use tally_log::{EventLog, LimitedLog};
 use tally_projector::swap::{self, Incoming};
-use tally_projector::{Options, Projector, verify};
+use tally_projector::{OpenError, Options, Projector, verify};
 
 use super::source::Source;
 use crate::config::Config;
@@ -31,10 +31,16 @@ use crate::serve::open;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two words to the server of how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How many changed values bring a checkpoint, at least.
+const CHANGES: usize = 2_000_000;
 /// A round of catching up that took less is the last: the rest comes partition by partition.
 const CLOSE_ENOUGH: Duration = Duration::from_secs(1);
 /// The most rounds: with a rate below that of what comes in it would never end.
 const MAX_ROUNDS: u32 = 1_000;
+/// How much lower than the server's the priority is, as `nice` counts: a tenth of a core where all want one.
+const KIND: i32 = 10;
+/// Between two looks whether it comes nearer to the log's end with that.
+const NEARER_EVERY: Duration = Duration::from_secs(10);
 /// How long the server's fold may take to reach where the rebuilt state is.
 const SERVER_LAG: Duration = Duration::from_secs(60);
 
@@ -90,14 +96,15 @@ pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failu
         Incoming::Shadow
     };
     let mut rebuild = Rebuild::begin(args, config, source, &dir, incoming)?;
-    let done = rebuild.catch_up().and_then(|()| rebuild.compare(args.json));
-    let (digest, differences) = match done {
-        Ok(done) => done,
-        Err(error) => {
-            rebuild.tell_end();
-            return Err(error);
+    let done = rebuild.catch_up("folding the log").and_then(|()| {
+        let compared = rebuild.compare(args.json)?;
+        if !args.dry_run {
+            rebuild.come_close()?;
         }
-    };
+        Ok(compared)
+    });
+    rebuild.tell_end();
+    let (digest, differences) = done?;
     let events = rebuild.events();
     rebuild.finish(args.dry_run, &dir)?;
     let line = Line {
@@ -160,11 +167,48 @@ struct Rebuild {
     incoming: Incoming,
     source: Source,
     log: Arc<LimitedLog>,
-    shadow: Projector,
+    shadow: Arc<Projector>,
     started_at: Vec<Offset>,
     progress: Progress,
     began: Instant,
     told: Instant,
+    kindness: Option<Kindness>,
+}
+
+/// The lower priority that everything here has beside a server.
+struct Kindness {
+    looked: Instant,
+    /// How many records it was from the log's end then.
+    left: u64,
+    /// A thread with the priority from before opens what it is given again, whose threads then have that too.
+    reopen: mpsc::Sender<Arc<Projector>>,
+    reopened: mpsc::Receiver<Result<(), OpenError>>,
+}
+
+impl Kindness {
+    /// Lowers this thread's priority, and with it that of all that it starts from now on.
+    fn begin() -> Result<Self, Failure> {
+        let ((reopen, asked), (done, reopened)) = (mpsc::channel(), mpsc::channel());
+        let thread = std::thread::Builder::new().name("tally-raise".to_owned());
+        let raise = move || {
+            for shadow in asked {
+                let shadow: Arc<Projector> = shadow;
+                let opened = shadow.reopen(|_| Ok(()));
+                drop(shadow);
+                if done.send(opened).is_err() {
+                    return;
+                }
+            }
+        };
+        thread.spawn(raise).map_err(Failure::of)?;
+        rustix::process::nice(KIND).map_err(Failure::of)?;
+        Ok(Self {
+            looked: Instant::now(),
+            left: u64::MAX,
+            reopen,
+            reopened,
+        })
+    }
 }
 
 impl Rebuild {
@@ -189,12 +233,15 @@ impl Rebuild {
         let options = Options {
             // A crash costs time alone here, and each checkpoint is a sync on the server's disk.
             checkpoint_interval: Duration::from_secs(60),
+            checkpoint_changes: options.checkpoint_changes.max(CHANGES),
             check_interval: Duration::ZERO,
             // From the beginning, where there is one: no state before has a part in it.
             snapshots: options.snapshots.filter(|_| !whole),
             ..options
         };
-        let shadow = Self::open(&log, &incoming.dir(dir), options)?;
+        // Before any thread is started that shall have it too.
+        let kindness = source.is_beside().then(Kindness::begin).transpose()?;
+        let shadow = Arc::new(Self::open(&log, &incoming.dir(dir), options)?);
         let started_at = shadow.status().started_at;
         let now = Instant::now();
         Ok(Self {
@@ -206,7 +253,36 @@ impl Rebuild {
             progress: Progress::new(),
             began: now,
             told: now,
+            kindness,
         })
+    }
+
+    /// Where a server that takes the whole processor leaves so little that more comes in than is folded, folds on
+    /// with the server's priority: a thread can't raise its own, so the state gets new ones.
+    fn keep_up(&mut self) -> Result<(), Failure> {
+        let Some(kindness) = &mut self.kindness else {
+            return Ok(());
+        };
+        if kindness.looked.elapsed() < NEARER_EVERY {
+            return Ok(());
+        }
+        kindness.looked = Instant::now();
+        let heads: u64 = self.source.heads()?.iter().sum();
+        let next = self.shadow.status().partitions;
+        let next: u64 = next.iter().map(|one| one.next_offset).sum();
+        let left = heads.saturating_sub(next);
+        if std::mem::replace(&mut kindness.left, left) > left {
+            return Ok(());
+        }
+        self.progress
+            .note("More comes in than is folded: the rebuild takes the server's priority.");
+        self.shadow.checkpoint().map_err(Failure::of)?;
+        let ended = || Failure::run("the thread that opens the new state again has ended");
+        let asked = kindness.reopen.send(Arc::clone(&self.shadow));
+        asked.map_err(|_| ended())?;
+        let reopened = kindness.reopened.recv().map_err(|_| ended())?;
+        self.kindness = None;
+        reopened.map_err(Failure::of)
     }
 
     fn open(log: &Arc<LimitedLog>, shadow: &Path, options: Options) -> Result<Projector, Failure> {
@@ -231,7 +307,7 @@ impl Rebuild {
     }
 
     /// Folds until the new state is where the log is.
-    fn catch_up(&mut self) -> Result<(), Failure> {
+    fn catch_up(&mut self, step: &str) -> Result<(), Failure> {
         for rounds in 0..MAX_ROUNDS {
             let heads = self.source.heads()?;
             let round = Instant::now();
@@ -239,7 +315,8 @@ impl Rebuild {
             let total = pairs.map(|(head, from)| head.saturating_sub(*from)).sum();
             self.log.advance(&heads);
             if rounds == 0 {
-                self.progress.begins("folding the log", total);
+                let left = total.saturating_sub(self.events());
+                self.progress.begins(step, left);
             }
             self.reach(&heads, Some(total))?;
             if round.elapsed() < CLOSE_ENOUGH {
@@ -251,6 +328,13 @@ impl Rebuild {
         ))
     }
 
+    /// Folds what came in while it was compared, with next to nothing left to write down at the end: what comes in
+    /// after that, the server folds while everybody waits.
+    fn come_close(&mut self) -> Result<(), Failure> {
+        self.shadow.checkpoint().map_err(Failure::of)?;
+        self.catch_up("catching up")
+    }
+
     /// Waits until everything below these offsets is folded; says how far it is where there is a total.
     fn reach(&mut self, heads: &[Offset], total: Option<u64>) -> Result<(), Failure> {
         let mut before = self.events();
@@ -259,6 +343,7 @@ impl Rebuild {
             if let Some(why) = status.failure {
                 return Err(Failure::run(format!("the new state can't be made: {why}")));
             }
+            self.keep_up()?;
             let events = self.events();
             if let Some(total) = total {
                 self.progress.moved(events.saturating_sub(before));
@@ -361,7 +446,6 @@ impl Rebuild {
     /// Writes the new state down, and puts it in its place.
     fn finish(self, dry_run: bool, dir: &Path) -> Result<(), Failure> {
         let limit = Duration::from_secs(600);
-        self.tell_end();
         let stopped = self.shadow.stop(limit).map_err(|error| {
             Failure::run(format!(
                 "the new state can't be written down: {}",

@@ -79,6 +79,14 @@ impl Source {
         }
     }
 
+    /// Whether a server holds it.
+    pub(crate) fn is_beside(&self) -> bool {
+        match self {
+            Self::Held { .. } => false,
+            Self::Beside { .. } => true,
+        }
+    }
+
     /// The log. Beside a server it shows what was there at the last [`heads`](Self::heads).
     pub(crate) fn log(&self) -> &Arc<dyn EventLog> {
         match self {
@@ -132,7 +140,9 @@ impl Source {
                 // So that whoever comes back to it has little to fold.
                 projector.checkpoint().map_err(Failure::of)?;
                 drop(projector);
-                let swapped = swap::swap(&RealStorage, dir, incoming).map_err(Failure::of);
+                let swapped = swap::swap(&RealStorage, dir, incoming)
+                    .and_then(|()| swap::remove_discarded(dir))
+                    .map_err(Failure::of);
                 drop(opened);
                 swapped
             }
