@@ -142,14 +142,20 @@ fn killed(what: &str, whole: Duration, mut kill: impl FnMut(Moment) -> &'static 
         *met.0.entry(kill(Moment { round, after })).or_default() += 1;
     }
     let took = began.elapsed();
-    println!("{what}: {kills} kills within {whole:.1?} met {:?}; {took:.0?}", met.0);
+    println!(
+        "{what}: {kills} kills within {whole:.1?} met {:?}; {took:.0?}",
+        met.0
+    );
     let middle: u64 = met
         .0
         .iter()
         .filter(|(name, _)| ![BEFORE, AFTER].contains(name))
         .map(|(_, count)| *count)
         .sum();
-    assert!(kills < MANY || middle > kills / 10, "{what} was not met in its middle");
+    assert!(
+        kills < MANY || middle > kills / 10,
+        "{what} was not met in its middle"
+    );
 }
 
 fn took(work: impl FnOnce()) -> Duration {
@@ -233,7 +239,7 @@ fn a_swap_is_killed_and_one_state_is_there() {
     let is_ready = || ready.iter().any(|ready| ready.exists());
     let begins = |command: &mut Child| {
         let begun = wait::closely(wait::DEADLINE, || {
-            let ended = || command.try_wait().expect("a child of ours").is_some();
+            let mut ended = || command.try_wait().expect("a child of ours").is_some();
             (is_ready() || ended()).then_some(())
         });
         begun.expect("a state that is ready");
@@ -289,7 +295,12 @@ fn a_swap_is_killed_and_one_state_is_there() {
 fn taking_snapshots_is_killed_and_none_is_damaged() {
     let folder = of_template();
     let kept = snapshots(&folder);
-    let count = || names(&kept).iter().map(|log| files(&kept.join(log))).sum::<usize>();
+    let count = || {
+        names(&kept)
+            .iter()
+            .map(|log| files(&kept.join(log)))
+            .sum::<usize>()
+    };
     let before = count();
     let whole = {
         let server = folder.start();
@@ -395,7 +406,12 @@ fn a_restore_is_killed_and_the_next_start_has_the_state() {
     let folder = of_template();
     let whole = took(|| drop(folder.run(&["snapshot", "restore"]).ok()));
     let dir = folder.data_dir().join("state");
-    let aside = || names(&dir).iter().filter(|name| name.starts_with("set-aside")).count();
+    let aside = || {
+        names(&dir)
+            .iter()
+            .filter(|name| name.starts_with("set-aside"))
+            .count()
+    };
     killed("restore", whole, |Moment { round, after }| {
         put_back(&folder);
         let by_start = round % 2 == 1;

@@ -113,7 +113,9 @@ fn main() {
             beside / alone
         );
         let said = server.output();
-        let closed = said.lines().rfind(|line| line.contains("closed and opened again"));
+        let closed = said
+            .lines()
+            .rfind(|line| line.contains("closed and opened again"));
         println!("{:22} {}", "", closed.unwrap_or_default());
     }
     server.wait_until_quiet();

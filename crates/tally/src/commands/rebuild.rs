@@ -41,6 +41,8 @@ const MAX_ROUNDS: u32 = 1_000;
 const KIND: i32 = 10;
 /// Between two looks whether it comes nearer to the log's end with that.
 const NEARER_EVERY: Duration = Duration::from_secs(10);
+/// With fewer records than this left it is near, whether or not it comes nearer.
+const FAR: u64 = 100_000;
 /// How long the server's fold may take to reach where the rebuilt state is.
 const SERVER_LAG: Duration = Duration::from_secs(60);
 
@@ -271,7 +273,7 @@ impl Rebuild {
         let next = self.shadow.status().partitions;
         let next: u64 = next.iter().map(|one| one.next_offset).sum();
         let left = heads.saturating_sub(next);
-        if std::mem::replace(&mut kindness.left, left) > left {
+        if left < FAR || std::mem::replace(&mut kindness.left, left) > left {
             return Ok(());
         }
         self.progress
@@ -312,7 +314,7 @@ impl Rebuild {
             let heads = self.source.heads()?;
             let round = Instant::now();
             let pairs = heads.iter().zip(&self.started_at);
-            let total = pairs.map(|(head, from)| head.saturating_sub(*from)).sum();
+            let total: u64 = pairs.map(|(head, from)| head.saturating_sub(*from)).sum();
             self.log.advance(&heads);
             if rounds == 0 {
                 let left = total.saturating_sub(self.events());

@@ -191,7 +191,10 @@ fn bytes_said(dump: &StateDump) -> u64 {
         ];
         about(resource.id.get()) + counters.into_iter().map(varint).sum::<u64>()
     });
-    let set = dump.toggles.iter().filter(|(_, _, set)| *set != Toggles::NONE);
+    let set = dump
+        .toggles
+        .iter()
+        .filter(|(_, _, set)| *set != Toggles::NONE);
     let toggles = set.map(|(resource, user, _)| {
         let name = u64::try_from(user.as_str().len()).expect("a short name");
         about(resource.id.get()) + name + 1
