@@ -243,6 +243,8 @@ impl Rebuild {
         };
         // Before any thread is started that shall have it too.
         let kindness = source.is_beside().then(Kindness::begin).transpose()?;
+        // With a rate it is as slow as somebody wants it.
+        let kindness = kindness.filter(|_| args.rate.is_none());
         let shadow = Arc::new(Self::open(&log, &incoming.dir(dir), options)?);
         let started_at = shadow.status().started_at;
         let now = Instant::now();
