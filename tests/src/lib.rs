@@ -10,6 +10,7 @@
 //! - [`metrics`]: what a scrape says
 //! - [`deploy`]: dashboards and rules, as they are shipped
 //! - [`fold`]: the fold done again, independently, over the output of `tally log cat`
+//! - [`consumer`]: Kafka's own consumer tool, for comparison
 //! - [`crash`]: load that outlives kills, and its ledger
 //! - [`kafka`]: a real Apache Kafka, and folders on it
 //! - [`machine`]: the machine that figures are of
@@ -21,6 +22,7 @@
 
 pub mod binary;
 pub mod collector;
+pub mod consumer;
 pub mod crash;
 pub mod deploy;
 pub mod fold;

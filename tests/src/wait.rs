@@ -34,3 +34,22 @@ pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Optio
 pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     within(DEADLINE, probe).unwrap_or_else(|| panic!("{what}: not within {DEADLINE:?}"))
 }
+
+/// Asks without any pause, for what lasts a moment only; `None` where there is no answer within the limit.
+pub fn closely<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = probe() {
+            return Some(answer);
+        }
+        if start.elapsed() >= limit {
+            return None;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Lets a time pass that was chosen by chance: how long somebody lives before he is killed.
+pub fn out(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tally_tests::fold::{assert_state_is_fold_of_log, state};
@@ -178,64 +177,6 @@ fn a_server_takes_them_in_time() {
         0.0
     );
     server.stop();
-}
-
-/// Protects from every moment at which a machine may fail: killed while it takes snapshots, cuts the log
-/// off or restores, the next start has one good state, and it is the fold.
-#[test]
-fn killed_at_any_moment_there_is_one_good_state() {
-    let kept = tempfile::tempdir().expect("a folder");
-    let folder = with_snapshots(kept.path()).with("TALLY__SNAPSHOTS__INTERVAL", "1s");
-    let mut digest = String::new();
-    let mut cut_short = 0;
-    for round in 0..8_u64 {
-        let mut server = folder.start();
-        if round > 0 {
-            server.wait_until_quiet();
-            assert!(!digest.is_empty());
-        }
-        let load = Load::start(server.api(), 2);
-        load.answers(150);
-        let command = |args: &[&str]| -> std::process::Child {
-            let mut command: Command = folder.command(args);
-            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-            command.spawn().expect("it runs")
-        };
-        let mut create = command(&["snapshot", "create"]);
-        let mut truncate = command(&["log", "truncate", "--yes"]);
-        load.answers(usize::try_from(round * 20).expect("few"));
-        server.kill();
-        for child in [&mut create, &mut truncate] {
-            let _ = child.wait();
-        }
-        let told = load.stop();
-        told.assert_only_conflicts_and_unavailable();
-        // With the state and without it there is the same.
-        digest = state(&folder).digest;
-        fs::rename(
-            folder.data_dir().join("state"),
-            kept.path().with_extension("state"),
-        )
-        .expect("it is there");
-        let mut restore = command(&["snapshot", "restore"]);
-        if round % 2 == 0 {
-            wait::until("a restore", || {
-                let begun = folder.data_dir().join("state").join("sled").exists();
-                let ended = restore.try_wait().expect("it is ours").is_some();
-                (begun || ended).then_some(())
-            });
-            let _ = restore.kill();
-        }
-        let ended = restore.wait().expect("it is ours");
-        cut_short += usize::from(!ended.success());
-        assert_eq!(state(&folder).digest, digest, "round {round}");
-        fs::remove_dir_all(kept.path().with_extension("state")).expect("it is there");
-    }
-    // It was not all in vain.
-    assert!(first_offsets(&folder).iter().sum::<u64>() > 0);
-    assert!(!files(kept.path()).is_empty());
-    println!("{cut_short} of 8 restores were cut short");
-    assert!(cut_short > 0);
 }
 
 /// Protects a server whose place for snapshots is away: it serves, says what to do, and a log that needs

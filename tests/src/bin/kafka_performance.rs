@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 
 use clap::Parser;
 use tally_tests::binary;
+use tally_tests::consumer::{consumer_rates, median};
 use tally_tests::kafka::Kafka;
 use tally_tests::machine::Machine;
 
@@ -80,36 +81,6 @@ fn rates(line: &str) -> Vec<f64> {
     pairs.filter_map(|pair| pair[0].parse().ok()).collect()
 }
 
-/// Reads the topic by Kafka's own tool, in a group that is new: records a second of the whole, and
-/// without the time that joining the group took.
-fn kafka_reads(kafka: &Kafka, events: &str) -> [f64; 2] {
-    let said = kafka.measured_cli(&[
-        "ConsumerPerformance",
-        "--topic",
-        TOPIC,
-        "--num-records",
-        events,
-    ]);
-    let mut lines = said.lines().filter(|line| line.contains(", "));
-    let (names, figures) = (lines.next(), lines.next());
-    let row = |line: Option<&str>| -> Vec<String> {
-        let words = line.unwrap_or_default().split(", ");
-        words.map(|word| word.trim().to_owned()).collect()
-    };
-    let (names, figures) = (row(names), row(figures));
-    ["nMsg.sec", "fetch.nMsg.sec"].map(|name| {
-        let place = names.iter().position(|other| other == name);
-        let figure = place.and_then(|place| figures.get(place)?.parse().ok());
-        figure.unwrap_or_else(|| panic!("no {name} in {said}"))
-    })
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_unstable_by(f64::total_cmp);
-    let many = figures.len();
-    f64::midpoint(figures[(many - 1) / 2], figures[many / 2])
-}
-
 fn read(kafka: &Kafka, example: &Path, args: &Args) {
     println!("\nreading {} records", args.events);
     let (servers, events) = (kafka.bootstrap(), args.events.to_string());
@@ -119,7 +90,7 @@ fn read(kafka: &Kafka, example: &Path, args: &Args) {
     for round in 1..=args.rounds {
         let line = said(example, &[&servers, TOPIC, &events, "1"]);
         print!("{round} {line}");
-        let [whole, fetch] = kafka_reads(kafka, &events);
+        let [whole, fetch] = consumer_rates(kafka, TOPIC, &events);
         println!(
             "{round} Kafka's   {whole:.0} records/s; without joining the group {fetch:.0} records/s"
         );

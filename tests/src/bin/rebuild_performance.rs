@@ -112,6 +112,11 @@ fn main() {
             began.elapsed(),
             beside / alone
         );
+        let said = server.output();
+        let closed = said
+            .lines()
+            .rfind(|line| line.contains("closed and opened again"));
+        println!("{:22} {}", "", closed.unwrap_or_default());
     }
     server.wait_until_quiet();
     println!("digest      {}", state(&folder).digest);
