@@ -29,6 +29,7 @@ pub struct Metrics {
     pub(crate) snapshots: SnapshotMetrics,
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) reopened: IntCounter,
+    pub(crate) stale: IntGauge,
     pub(crate) invariants: InvariantMetrics,
 }
 
@@ -44,6 +45,8 @@ pub(crate) struct CheckpointMetrics {
 }
 
 const REOPENED: &str = "Times the state was closed and opened again while serving, to recover it or to put another in its place.";
+
+const STALE: &str = "1 while answers come from a state that another version of the fold wrote, and the log is folded anew beside it; else 0.";
 
 /// A counter for each outcome.
 fn by_outcome(declare: &Declare<'_>) -> Result<Vec<IntCounter>> {
@@ -229,10 +232,11 @@ impl Metrics {
             rebuilds: declare.counter_by(
                 "cause",
                 "tally_projector_rebuilds_total",
-                "Times the state was set aside at start and rebuilt from the log, by cause.",
+                "Times the state was found at start to be damaged or another fold's, and is rebuilt from the log, by cause.",
             )?,
             invariants: InvariantMetrics::declare(&declare)?,
             reopened: declare.counter("tally_projector_reopened_total", REOPENED)?,
+            stale: declare.gauge("tally_projector_stale", STALE)?,
         })
     }
 

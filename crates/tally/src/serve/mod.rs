@@ -13,6 +13,7 @@
 //! - [`banner`]: what a person sees first
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`recover`]: a state that fails while it is used
+//! - [`renew`]: a state of another fold, made anew while it answers
 //! - [`snapshots`]: taken in time
 //! - [`mod@stop`]: signals, and the bound on the way down
 
@@ -22,6 +23,7 @@ mod listen;
 pub(crate) mod logs;
 pub(crate) mod open;
 mod recover;
+mod renew;
 mod snapshots;
 mod stop;
 mod tokens;
@@ -124,6 +126,7 @@ async fn serve(
     let signal = tokio::select! {
         signal = signals.next() => signal,
         why = recover::keep_usable(&opened.projector) => return Err(why),
+        why = renew::make_new(&opened.projector, &management) => return Err(why),
         ended = &mut server => {
             let why = match ended {
                 Ok(Err(error)) => error.to_string(),
