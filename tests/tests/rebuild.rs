@@ -122,6 +122,61 @@ fn a_wrong_number_is_named_and_mended() {
     assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
 }
 
+/// Protects whoever mends one partition: it is named, compared, made anew alone and put in its place, beside a
+/// server and without one, and comes back; the others stay as they are, right or wrong, and go on.
+#[test]
+fn one_partition_is_made_anew_and_the_others_stay() {
+    let folder = Folder::new();
+    let server = folder.start();
+    for _ in 0..3 {
+        for (kind, id) in [("quest", 42), ("ai_note", 15)] {
+            assert_eq!(server.interact(kind, id, "view").status, 200);
+        }
+    }
+    server.stop();
+    let note = Resource::new(ResourceType::AiNote, 15).expect("a resource");
+    let counters = Counters {
+        views: 9,
+        ..Counters::default()
+    };
+    tamper(&folder, 16, &[lie(7), Lie::Counters(note, counters)]);
+    let quest = Resource::new(ResourceType::Quest, 42).expect("a resource");
+    assert_ne!(quest.partition(16), note.partition(16));
+    let (quest, note) = (
+        quest.partition(16).to_string(),
+        note.partition(16).to_string(),
+    );
+    let all = |server: &Server| {
+        let of = |kind, id| server.resource(kind, id).ok()["counters"]["views"].clone();
+        (of("quest", 42), of("ai_note", 15))
+    };
+    let dry = ["rebuild", "--dry-run", "--json", "--partition", &quest];
+    let is = |code, args: &[&str]| {
+        let ran = folder.run(args);
+        assert_eq!(ran.status.code(), Some(code), "{args:?} {ran:?}");
+        ran.stdout.lines().count()
+    };
+    assert_eq!(is(1, &dry), 2, "one difference, and the whole");
+    let server = folder.start();
+    assert_eq!(is(1, &dry), 2);
+    assert_eq!(is(0, &["rebuild", "--json", "--partition", &quest]), 2);
+    assert_eq!(all(&server), (3.into(), 9.into()));
+    assert_eq!(is(0, &dry), 1);
+    assert_eq!(server.interact("ai_note", 15, "view").status, 200);
+    assert_eq!(server.interact("quest", 42, "view").status, 200);
+    assert_eq!(all(&server), (4.into(), 10.into()));
+    is(0, &["rebuild", "--roll-back"]);
+    assert_eq!(all(&server), (8.into(), 10.into()));
+    is(0, &["rebuild", "--roll-back"]);
+    server.stop();
+    is(1, &["verify"]);
+    assert_eq!(is(0, &["rebuild", "--json", "--partition", &note]), 2);
+    is(0, &["verify"]);
+    let state = folder.data_dir().join("state");
+    assert!(!state.join("seeded").exists() && state.join("previous").exists());
+    assert_eq!(is(2, &["rebuild", "--partition", "16"]), 0);
+}
+
 /// Protects a mended state against the wrong one before it: a roll-back that is killed is no rebuild, and
 /// a rebuild after it folds the log.
 #[test]

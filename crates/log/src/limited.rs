@@ -1,5 +1,5 @@
-//! A log up to given offsets, read no faster than a given rate: for folding beside somebody who
-//! needs the same disk, to exactly one position.
+//! A log up to given offsets, or all of it, read no faster than a given rate: for folding beside somebody
+//! who needs the same disk, to exactly one position.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use tally_domain::{Offset, Position};
 use crate::batch::Batch;
 use crate::contract::{
     AppendDone, AppendError, AppendRefused, EventLog, LogHealth, LogIdentity, LogReader, NewRecord,
-    ReadError,
+    OneRecord, ReadError,
 };
 
 /// How long a read of the log takes at most, so that one that is woken or over ends.
@@ -23,6 +23,8 @@ pub struct LimitedLog {
     log: Arc<dyn EventLog>,
     /// At most so many records a second, over all readers.
     rate: Option<u64>,
+    /// Whether all of the log is shown, whatever comes.
+    all: bool,
     shared: Arc<Shared>,
 }
 
@@ -39,16 +41,29 @@ impl LimitedLog {
     /// # Errors
     /// [`ReadError`] where the log can't be asked where it begins.
     pub fn new(log: Arc<dyn EventLog>, rate: Option<u64>) -> Result<Self, ReadError> {
+        let until = log.first()?;
+        Ok(Self::with(log, rate, until, false))
+    }
+
+    /// Shows all of the log, at most so many records of it a second.
+    #[must_use]
+    pub fn paced(log: Arc<dyn EventLog>, rate: u64) -> Self {
+        let until = vec![Offset::MAX; usize::try_from(log.identity().partitions).unwrap_or(0)];
+        Self::with(log, Some(rate), until, true)
+    }
+
+    fn with(log: Arc<dyn EventLog>, rate: Option<u64>, until: Vec<Offset>, all: bool) -> Self {
         let shared = Shared {
-            until: Mutex::new(log.first()?),
+            until: Mutex::new(until),
             moved: Condvar::new(),
             due: Mutex::new(Instant::now()),
         };
-        Ok(Self {
+        Self {
             log,
             rate,
+            all,
             shared: Arc::new(shared),
-        })
+        }
     }
 
     /// Shows the log below these offsets, which are in it; never less than before.
@@ -91,7 +106,15 @@ impl EventLog for LimitedLog {
     }
 
     fn head(&self) -> Result<Vec<Offset>, ReadError> {
+        if self.all {
+            return self.log.head();
+        }
         Ok(self.shared.until.lock().clone())
+    }
+
+    /// What is asked for by its place is no part of the rate.
+    fn records_at(&self, positions: &[Position]) -> Result<Vec<Option<OneRecord>>, ReadError> {
+        self.log.records_at(positions)
     }
 
     fn health(&self) -> LogHealth {

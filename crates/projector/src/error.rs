@@ -81,6 +81,16 @@ pub enum OpenError {
         /// Its first offset.
         first: Offset,
     },
+    /// Another version of the fold wrote the state, and it shall not be made anew.
+    #[error(
+        "the state was written by version {found} of the fold, and this is version {ours}: run the version that wrote it"
+    )]
+    NotThisFold {
+        /// The version that wrote it, or its layout or rules are others.
+        found: u32,
+        /// The version of this build.
+        ours: u32,
+    },
     /// The state is damaged, and the log can't bring it back.
     #[error(
         "the state can't be used, and can't be rebuilt since partition {partition} of the log begins at {first}. Restore a log that reaches back to 0, or an undamaged copy of the state"
@@ -155,6 +165,7 @@ impl OpenError {
                 StateError::Store(_)
                 | StateError::Redo { .. }
                 | StateError::TimedOut(_)
+                | StateError::Renewing
                 | StateError::Reopening => true,
                 StateError::Damaged(_) | StateError::NoSuchPartition(_) | StateError::Failed(_) => {
                     false
@@ -170,6 +181,7 @@ impl OpenError {
             | Self::Truncated { .. }
             | Self::OtherHistory { .. }
             | Self::OtherFold { .. }
+            | Self::NotThisFold { .. }
             | Self::Irreparable { .. }
             | Self::ExportPartitions { .. }
             | Self::Thread(_)
@@ -201,6 +213,11 @@ pub enum StateError {
     /// No such partition in this log.
     #[error("partition {0} is not in the log")]
     NoSuchPartition(Partition),
+    /// It is being made anew beside one that another version of the fold wrote.
+    #[error(
+        "the state is being made anew by this version of the fold: wait until that is done (tally_projector_stale is 0 then)"
+    )]
+    Renewing,
     /// It is closed, and about to be opened again.
     #[error("the state is being opened again")]
     Reopening,

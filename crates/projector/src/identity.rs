@@ -9,9 +9,11 @@ use tally_log::storage::Storage;
 use tally_log::{EventLog, LogIdentity, OneRecord};
 
 use crate::aside::set_aside;
-use crate::error::{OpenError, StateError};
+use crate::error::{OpenError, StateError, with_causes};
 use crate::mark::Mark;
 use crate::metrics::Metrics;
+use crate::old::OldState;
+use crate::options::OtherFold;
 use crate::redo::{Redo, RedoFile};
 use crate::remains;
 use crate::snapshot::Snapshots;
@@ -127,24 +129,39 @@ pub(crate) struct OpenedState {
     pub(crate) empty: bool,
 }
 
+/// A state that was found in its place.
+pub(crate) enum Opening {
+    /// It goes on.
+    Ours(OpenedState),
+    /// It can only be read; another has to be made.
+    Old(OldState),
+}
+
+/// What is written down.
+enum Found {
+    Ours(OpenedState),
+    OtherFold(Identity, Box<dyn Store>),
+}
+
 /// Opens the state of a log. State that is damaged or of another fold is set aside, where the log and
 /// the snapshots can bring it back, and nothing that is left of the state says that it is another
-/// log's, or a newer one's. Whatever else fails changes nothing.
+/// log's, or a newer one's; of another fold it may stay, too, and be read. Whatever else fails changes
+/// nothing.
 pub(crate) fn open_state(
     log: &dyn EventLog,
     storage: &dyn Storage,
     dir: &Path,
     open_store: &OpenStore,
-    snapshots: Option<&Snapshots>,
+    (snapshots, other_fold): (Option<&Snapshots>, OtherFold),
     metrics: &Metrics,
-) -> Result<OpenedState, OpenError> {
+) -> Result<Opening, OpenError> {
     let wanted = Identity::of(log.identity(), Rules::CURRENT);
     storage
         .create_dir_all(dir)
         .map_err(StateError::file(dir, "made"))?;
     swap::finish(storage, dir)?;
     let (cause, newest) = match read_state(storage, dir, open_store, &wanted) {
-        Ok(Some(opened))
+        Ok(Found::Ours(opened))
             if opened.empty && snapshots.is_some() && log.head()?.iter().any(|head| *head > 0) =>
         {
             // The store is opened again for them.
@@ -152,17 +169,31 @@ pub(crate) fn open_state(
             let newest = Newest::find(snapshots, log, dir, &wanted)?;
             return begin(log, storage, dir, open_store, &wanted, newest);
         }
-        Ok(Some(opened)) => {
+        Ok(Found::Ours(opened)) => {
             check_against(log, &places(&opened.partitions))?;
-            return Ok(opened);
+            return Ok(Opening::Ours(opened));
         }
-        Ok(None) => {
-            let newest = Newest::find(snapshots, log, dir, &wanted)?;
+        Ok(Found::OtherFold(found, store)) => {
+            if other_fold == OtherFold::Refuse {
+                let (found, ours) = (found.fold_version, wanted.fold_version);
+                return Err(OpenError::NotThisFold { found, ours });
+            }
+            let serve = other_fold == OtherFold::Serve;
+            let old = serve.then(|| read_old(store, &found)).flatten();
+            // Whole, the log alone is enough.
+            let newest = match &old {
+                Some(_) if log.first()?.iter().all(|first| *first == 0) => Newest::none(),
+                Some(_) | None => Newest::find(snapshots, log, dir, &wanted)?,
+            };
             if let Some(Position { partition, offset }) = newest.gap(log)? {
                 return Err(OpenError::OtherFold {
                     partition,
                     first: offset,
                 });
+            }
+            if let Some(old) = old {
+                check_against(log, old.places())?;
+                return Ok(Opening::Old(old));
             }
             ("fold_version", newest)
         }
@@ -190,6 +221,19 @@ pub(crate) fn open_state(
     begin(log, storage, dir, open_store, &wanted, newest)
 }
 
+/// A state of another fold, where it can be read for answers.
+fn read_old(store: Box<dyn Store>, found: &Identity) -> Option<OldState> {
+    let whole = last_checkpoint(store.as_ref());
+    match whole.and_then(|_| OldState::open(store, found)) {
+        Ok(old) => old,
+        Err(error) => {
+            let error = with_causes(&error);
+            tracing::error!(error, "the state of another fold can't be read for answers");
+            None
+        }
+    }
+}
+
 /// Opens a state that is empty but for what the snapshots have.
 fn begin(
     log: &dyn EventLog,
@@ -198,25 +242,25 @@ fn begin(
     open_store: &OpenStore,
     wanted: &Identity,
     newest: Newest,
-) -> Result<OpenedState, OpenError> {
+) -> Result<Opening, OpenError> {
     if !newest.is_empty() {
         let store = open_store(&dir.join(STORE)).map_err(OpenError::store)?;
         newest.put_into(store.as_ref(), wanted)?;
     }
-    let fresh = read_state(storage, dir, open_store, wanted)?;
-    let fresh =
-        fresh.ok_or_else(|| StateError::Damaged("an empty store has content".to_owned()))?;
+    let Found::Ours(fresh) = read_state(storage, dir, open_store, wanted)? else {
+        return Err(StateError::Damaged("an empty store has content".to_owned()).into());
+    };
     check_against(log, &places(&fresh.partitions))?;
-    Ok(fresh)
+    Ok(Opening::Ours(fresh))
 }
 
-/// Reads what is written down; `None` where another fold wrote it.
+/// Reads what is written down.
 fn read_state(
     storage: &dyn Storage,
     dir: &Path,
     open_store: &OpenStore,
     wanted: &Identity,
-) -> Result<Option<OpenedState>, OpenError> {
+) -> Result<Found, OpenError> {
     if let Some(what) = damage_mark(storage, dir).text()? {
         return Err(StateError::Damaged(what).into());
     }
@@ -236,7 +280,7 @@ fn read_state(
     if let Some(sealed) = &stored {
         let found = Identity::from_value(layout::open(layout::IDENTITY, sealed)?)?;
         if found.fit(wanted)? == Fit::OtherFold {
-            return Ok(None);
+            return Ok(Found::OtherFold(found, store));
         }
     }
     let checkpoint = last_checkpoint(store.as_ref())?;
@@ -247,7 +291,7 @@ fn read_state(
     let partitions: Result<Vec<_>, StateError> = (0..wanted.partitions)
         .map(|partition| restore(store.as_ref(), partition, wanted))
         .collect();
-    Ok(Some(OpenedState {
+    Ok(Found::Ours(OpenedState {
         partitions: partitions?,
         store,
         identity: wanted.clone(),

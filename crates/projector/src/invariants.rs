@@ -123,7 +123,8 @@ pub(crate) fn check(shared: &Shared, partition: Partition) -> Result<usize, Stat
 }
 
 impl Shared {
-    fn stopping(&self) -> bool {
+    /// Whether what reads the whole state shall end.
+    pub(crate) fn stopping(&self) -> bool {
         self.quit.load(Ordering::Acquire) || self.stop_at.get().is_some()
     }
 }

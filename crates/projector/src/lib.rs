@@ -15,6 +15,9 @@
 //! - [`redo`]: the checksummed file that makes it so
 //! - [`store`]: the narrow trait behind which sled stands, and what is written there
 //! - [`identity`]: whose state this is, and when it must not be used
+//! - `old`: a state of another version of the fold, read for answers
+//! - `renewal`: the log folded anew beside it
+//! - `seed`: where a rebuild of one partition begins
 //! - [`aside`]: where state goes that must not be used
 //! - `mark`: a small file that says something by being there
 //! - [`swap`]: another state in its place
@@ -49,11 +52,14 @@ mod loader;
 mod mark;
 mod measure;
 pub mod metrics;
+mod old;
 pub mod options;
 pub mod projector;
 pub mod redo;
 mod remains;
+mod renewal;
 mod reopen;
+mod seed;
 mod shared;
 pub mod snapshot;
 pub mod store;
@@ -68,8 +74,9 @@ pub use dump::{PartitionDump, StateDump, StateSummary};
 pub use error::{OpenError, StateError};
 pub use hot::HotResource;
 pub use metrics::METRICS;
-pub use options::Options;
+pub use options::{Options, OtherFold};
 pub use projector::{PartitionStatus, Projector, Status, View};
+pub use renewal::RenewalProgress;
 pub use snapshot::{SnapshotError, SnapshotName, Snapshots};
 pub use store::StoreError;
 pub use verify::{Difference, VerifyError};

@@ -22,10 +22,11 @@ use crate::measure::OldestLetter;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::projector::{PartitionStatus, Status};
+use crate::renewal::{self, Opened, Renewal};
 use crate::shared::{Shared, Slot};
 use crate::store::{OpenStore, values};
 use crate::waiters::{Deliveries, Waiters};
-use crate::{identity, invariants, worker};
+use crate::{invariants, worker};
 
 /// How long a state that is to be closed is waited for, by whoever reads it just now.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);
@@ -50,6 +51,8 @@ pub(crate) struct Lasting {
     pub(crate) lag: Mutex<Lag>,
     /// By partition.
     pub(crate) oldest_letters: Mutex<Vec<OldestLetter>>,
+    /// Whether answers come from a state of another fold.
+    pub(crate) stale: Arc<AtomicBool>,
 }
 
 /// The state while its store is open, and the threads that work on it. Dropping it ends them without
@@ -60,20 +63,25 @@ pub(crate) struct Life {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Up to where a life before it has answered, by partition; empty where there was none.
     seen: Vec<Offset>,
+    /// Where it is made beside a state of another fold.
+    pub(crate) renewal: Option<Renewal>,
 }
 
 impl Life {
     /// Opens the state, and starts to follow the log; `seen` is up to where a life before has answered.
     pub(crate) fn begin(lasting: &Lasting, seen: Vec<Offset>) -> Result<Self, OpenError> {
-        let (log, storage) = (&lasting.log, &lasting.storage);
-        let opened = identity::open_state(
-            log.as_ref(),
-            storage.as_ref(),
-            &lasting.dir,
-            &lasting.store,
-            lasting.options.snapshots.as_ref(),
-            &lasting.metrics,
-        )?;
+        let storage = &lasting.storage;
+        let Opened {
+            state: opened,
+            dir,
+            log,
+            renewal,
+        } = renewal::open(lasting)?;
+        let seen = match &renewal {
+            // It has answered already.
+            Some(renewal) => further(&seen, renewal.begins_at()),
+            None => seen,
+        };
         let next_offsets: Vec<Offset> = opened
             .partitions
             .iter()
@@ -104,7 +112,7 @@ impl Life {
             hot: Arc::clone(&lasting.hot),
             checkpointer: Checkpointer::new(
                 Arc::clone(storage),
-                lasting.dir.clone(),
+                dir,
                 opened.identity,
                 opened.checkpoint,
                 next_offsets.clone(),
@@ -120,23 +128,28 @@ impl Life {
             failure: Mutex::default(),
             running: Mutex::default(),
             ended: Condvar::new(),
-            log: Arc::clone(log),
+            log,
             options: lasting.options.clone(),
         });
         lasting.waiters.again();
-        let life = Self::start(shared, seen)?;
+        let life = Self::start(shared, seen, renewal)?;
         if let Some(to) = &*lasting.export.lock() {
             life.export(to)?;
         }
         Ok(life)
     }
 
-    fn start(shared: Arc<Shared>, seen: Vec<Offset>) -> Result<Self, OpenError> {
+    fn start(
+        shared: Arc<Shared>,
+        seen: Vec<Offset>,
+        renewal: Option<Renewal>,
+    ) -> Result<Self, OpenError> {
         let mut life = Self {
             shared,
             wakers: Vec::new(),
             threads: Mutex::default(),
             seen,
+            renewal,
         };
         let shared = &life.shared;
         let workers = shared.options.workers.clamp(1, shared.slots.len().max(1));
@@ -224,12 +237,9 @@ impl Life {
 
     /// Up to where this life and those before it have answered, by partition.
     pub(crate) fn seen(&self) -> Vec<Offset> {
-        let mut seen = self.seen.clone();
-        seen.resize(self.shared.slots.len(), 0);
-        for (seen, slot) in seen.iter_mut().zip(&self.shared.slots) {
-            *seen = (*seen).max(slot.next_offset.load(Ordering::SeqCst));
-        }
-        seen
+        let slots = self.shared.slots.iter();
+        let next = slots.map(|slot| slot.next_offset.load(Ordering::SeqCst));
+        further(&self.seen, next.collect())
     }
 
     /// Whether a partition's state is as far as any answer before.
@@ -255,6 +265,7 @@ impl Life {
         let progress = Duration::from_millis(shared.progress_millis.load(Ordering::Relaxed));
         Status {
             reopening: false,
+            stale: self.old().is_some(),
             caught_up_once: both.all(|(partition, head)| partition.next_offset >= *head),
             partitions,
             last_progress: shared.started + progress,
@@ -272,6 +283,13 @@ impl Life {
     /// As [`Projector::stop`](crate::Projector::stop).
     pub(crate) fn stop(&self, until: Instant) -> Result<(), StateError> {
         let checkpoint = || self.shared.checkpointer.checkpoint(&self.shared);
+        if self.renewal.is_some() {
+            // It may have far to go, and the next start goes on from here.
+            checkpoint()?;
+            self.shared.quit.store(true, Ordering::Release);
+            self.wake();
+            return Ok(());
+        }
         let head = match self.shared.log.head() {
             Ok(head) => head,
             Err(error) => {
@@ -368,6 +386,14 @@ fn time_of_last(state: &PartitionState) -> u64 {
             .saturating_mul(1_000)
             .saturating_add(u64::from(nanos / 1_000_000))
     })
+}
+
+/// Of two next offsets of each partition the further one; there may be none before.
+fn further(before: &[Offset], mut now: Vec<Offset>) -> Vec<Offset> {
+    for (now, before) in now.iter_mut().zip(before) {
+        *now = (*now).max(*before);
+    }
+    now
 }
 
 impl Drop for Life {

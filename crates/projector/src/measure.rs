@@ -47,6 +47,7 @@ impl Projector {
         if !status.reopening {
             metrics.dead_letters.set(gauge(dead_letters));
         }
+        metrics.stale.set(i64::from(status.stale));
         metrics.waiters.set(count(status.waiters));
         metrics.memory.set(count(status.memory));
         metrics.changed_values.set(count(status.changed));

@@ -42,6 +42,7 @@ pub struct Metrics {
     pub(crate) snapshots: SnapshotMetrics,
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) reopened: IntCounter,
+    pub(crate) stale: IntGauge,
     pub(crate) invariants: InvariantMetrics,
 }
 
@@ -228,6 +229,7 @@ impl Metrics {
             rebuilds,
             invariants: InvariantMetrics::declare(declare)?,
             reopened: declare.counter(&t::REOPENED)?,
+            stale: declare.gauge(&t::STALE)?,
         })
     }
 

@@ -28,6 +28,23 @@ pub struct Options {
     /// Where the state's snapshots are kept, for one that is empty or can't be used; nowhere, where it is
     /// none, and then the whole log is folded.
     pub snapshots: Option<Snapshots>,
+    /// What becomes of a state that another version of the fold wrote.
+    pub other_fold: OtherFold,
+    /// At most so many events a second are folded beside such a state; as many as can be, where it is none.
+    pub renewal_rate: Option<u64>,
+}
+
+/// What becomes of a state that another version of the fold wrote, where the log or the snapshots bring it
+/// back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherFold {
+    /// It is read for answers, marked as such, while the log is folded anew beside it; see
+    /// [`Projector::renew`](crate::Projector::renew). Where its layout can't be read, it is set aside.
+    Serve,
+    /// It is set aside, and the log folded anew in its place.
+    SetAside,
+    /// It is refused.
+    Refuse,
 }
 
 impl Default for Options {
@@ -42,6 +59,8 @@ impl Default for Options {
             memory: 512 << 20,
             check_interval: Duration::ZERO,
             snapshots: None,
+            other_fold: OtherFold::SetAside,
+            renewal_rate: None,
         }
     }
 }

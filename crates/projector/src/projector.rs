@@ -35,6 +35,8 @@ pub struct View {
     pub toggles: Toggles,
     /// The newest record applied in the resource's partition; `None` before the first.
     pub position: Option<Position>,
+    /// Whether it is as another version of the fold left it, which is being folded anew.
+    pub stale: bool,
 }
 
 /// How far one partition is.
@@ -54,6 +56,9 @@ pub struct Status {
     /// Whether there is no state at the moment, since it is being opened again: there are no
     /// partitions then.
     pub reopening: bool,
+    /// Whether answers come from a state that another version of the fold wrote, while this one is made
+    /// beside it.
+    pub stale: bool,
     /// Every partition, by number.
     pub partitions: Vec<PartitionStatus>,
     /// When a record was applied last; the start, before the first.
@@ -141,6 +146,7 @@ impl Projector {
             fresh_from: OnceLock::new(),
             lag: Mutex::default(),
             oldest_letters: Mutex::default(),
+            stale: Arc::default(),
         };
         clear_spool(dir);
         let life = Life::begin(&lasting, Vec::new())?;
@@ -228,7 +234,15 @@ impl Projector {
     /// is not as far yet as it was.
     pub fn read(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
         let partition = self.partition_of(resource);
-        let life = self.life_where(|life| life.is_as_far(partition))?;
+        let usable = |life: &Life| life.old().is_some() || life.is_as_far(partition);
+        let mut life = self.life_where(usable)?;
+        if let Some(view) = life.read_old(partition, resource, user) {
+            return Ok(view);
+        }
+        if !life.is_as_far(partition) {
+            drop(life);
+            life = self.life_where(|life| life.is_as_far(partition))?;
+        }
         Self::read_of(&life, partition, resource, user)
     }
 
@@ -239,7 +253,11 @@ impl Projector {
     /// Where the store can't be read.
     pub fn read_newest(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
         let life = self.life_soon()?;
-        Self::read_of(&life, self.partition_of(resource), resource, user)
+        let partition = self.partition_of(resource);
+        match life.read_old(partition, resource, user) {
+            Some(view) => Ok(view),
+            None => Self::read_of(&life, partition, resource, user),
+        }
     }
 
     fn partition_of(&self, resource: Resource) -> Partition {
@@ -285,6 +303,7 @@ impl Projector {
                 partition: number,
                 offset,
             }),
+            stale: false,
         })
     }
 
@@ -295,6 +314,7 @@ impl Projector {
             Ok(life) => life.status(),
             Err(why) => Status {
                 reopening: true,
+                stale: false,
                 partitions: Vec::new(),
                 last_progress: Instant::now(),
                 caught_up_once: false,

@@ -1,7 +1,7 @@
 //! The state closed and opened again beneath whoever waits: to recover it, or to put another in its place.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tally_domain::Offset;
@@ -67,7 +67,30 @@ impl Projector {
         &self,
         between: impl FnOnce(&Path) -> Result<(), StateError>,
     ) -> Result<(), OpenError> {
+        self.reopen_where(|_| true, between)
+    }
+
+    /// The same of this life alone: where there is another meanwhile, or none, nothing is done.
+    pub(crate) fn reopen_this(
+        &self,
+        this: &Weak<Life>,
+        between: impl FnOnce(&Path) -> Result<(), StateError>,
+    ) -> Result<(), OpenError> {
+        let is_this = |life: Option<&Arc<Life>>| {
+            life.is_some_and(|life| std::ptr::eq(Arc::as_ptr(life), this.as_ptr()))
+        };
+        self.reopen_where(is_this, between)
+    }
+
+    fn reopen_where(
+        &self,
+        holds: impl FnOnce(Option<&Arc<Life>>) -> bool,
+        between: impl FnOnce(&Path) -> Result<(), StateError>,
+    ) -> Result<(), OpenError> {
         let mut reopening = self.reopening.lock();
+        if !holds(self.current.read().as_ref()) {
+            return Ok(());
+        }
         let reopened = self.close_and_open(&mut reopening, between);
         reopening.failed = reopened.is_err();
         reopened
@@ -102,6 +125,9 @@ impl Projector {
     pub fn swap(&self, incoming: Incoming) -> Result<(), OpenError> {
         let Lasting { storage, dir, .. } = &self.lasting;
         let storage = storage.as_ref();
+        if self.life()?.renewal.is_some() {
+            return Err(StateError::Renewing.into());
+        }
         // Whoever copies the state holds it open, perhaps for long.
         let _no_copy = self.copying.lock();
         if !incoming.is_ready(storage, dir)? {

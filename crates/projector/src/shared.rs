@@ -15,7 +15,7 @@ use crate::hot::Hot;
 use crate::loader::AtHand;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::store::{Store, StoreError, layout, values};
+use crate::store::{Store, StoreError, sealed_value, values};
 use crate::waiters::Waiters;
 
 /// One partition's state, and what others may see of it without its lock.
@@ -90,12 +90,7 @@ impl Shared {
     /// The value of a bucket in the store, without its checksum; empty where there is none.
     pub(crate) fn bucket(&self, partition: Partition, bucket: u32) -> Result<Vec<u8>, StateError> {
         let key = values::bucket_key(partition, bucket);
-        let Some(mut sealed) = self.store.get(&key)? else {
-            return Ok(Vec::new());
-        };
-        let length = layout::open(&key, &sealed)?.len();
-        sealed.truncate(length);
-        Ok(sealed)
+        Ok(sealed_value(self.store.as_ref(), &key)?.unwrap_or_default())
     }
 
     pub(crate) fn progressed(&self) {
@@ -228,6 +223,7 @@ impl Shared {
                 StateError::Store(_)
                 | StateError::Redo { .. }
                 | StateError::NoSuchPartition(_)
+                | StateError::Renewing
                 | StateError::Reopening
                 | StateError::TimedOut(_)
                 | StateError::Failed(_) => None,

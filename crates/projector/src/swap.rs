@@ -3,9 +3,11 @@
 //! ```text
 //! state/sled, redo, damaged    the state that is used
 //! state/shadow/…               one that is being made, used by nobody
+//! state/seeded/…               one of which a single partition is being made, used by nobody
 //! state/recalled/…             the one that was used before, while it catches up
-//! state/…/ready                in either: it may take its place
+//! state/…/ready                in any of these: it may take its place
 //! state/previous/…             the one that was used before
+//! state/rebuild.lock           held by whoever makes a state beside the one that is used
 //! state/swap                   there while they change places; it names the incoming one
 //! state/retake                 from then on until snapshots were taken: those there are are of another state
 //! ```
@@ -17,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tally_log::storage::Storage;
+use tally_log::storage::{Lock, Storage};
 
 use crate::error::StateError;
 use crate::identity::{STATE_FILES, STORE};
@@ -28,6 +30,7 @@ const MARKER: &str = "swap";
 const DISCARDED: &str = "discarded";
 const READY: &str = "ready";
 const RETAKE: &str = "retake";
+const ALONE: &str = "rebuild.lock";
 
 /// A state that is to take the place of the one that is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,16 +38,20 @@ const RETAKE: &str = "retake";
 pub enum Incoming {
     /// One that is folded from the log's beginning.
     Shadow,
+    /// One of which a single partition is folded from the log's beginning, and the rest is the stored
+    /// state's; see [`Projector::seed`](crate::Projector::seed).
+    Seeded,
     /// The one that was used before, which catches up.
     Recalled,
 }
 
 impl Incoming {
-    const ALL: [Self; 2] = [Self::Shadow, Self::Recalled];
+    const ALL: [Self; 3] = [Self::Shadow, Self::Seeded, Self::Recalled];
 
     fn name(self) -> &'static str {
         match self {
             Self::Shadow => "shadow",
+            Self::Seeded => "seeded",
             Self::Recalled => "recalled",
         }
     }
@@ -83,6 +90,16 @@ impl Incoming {
     pub fn remove(self, state: &Path) -> Result<(), StateError> {
         remove_all(&self.dir(state))
     }
+}
+
+/// The right to make a state beside the one that is used; `None` where somebody else has it.
+///
+/// # Errors
+/// [`StateError::Redo`].
+pub fn alone(storage: &dyn Storage, dir: &Path) -> Result<Option<Box<dyn Lock>>, StateError> {
+    let path = dir.join(ALONE);
+    let lock = storage.lock(&path);
+    lock.map_err(StateError::file(&path, "locked"))
 }
 
 /// Takes the previous state out, so that it can catch up and take its place again. Where that was begun

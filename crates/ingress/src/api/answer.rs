@@ -1,7 +1,7 @@
 //! What a success looks like. Field order is the contract's.
 
 use actix_web::HttpResponse;
-use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::{Serialize, Serializer};
 use tally_domain::{
     Counters, EventId, InteractionType, Outcome, PositionToken, Resource, ResourceId, ResourceType,
@@ -10,6 +10,9 @@ use tally_domain::{
 use tally_projector::View;
 
 use super::ingest::Recorded;
+
+/// There, as `stale`, where numbers are older than they should be.
+const TALLY_STATE: HeaderName = HeaderName::from_static("tally-state");
 
 /// Of an interaction: enough for nearly every answer.
 const USUAL_BYTES: usize = 448;
@@ -53,7 +56,7 @@ pub(crate) fn interacted(
     interaction_type: InteractionType,
     recorded: &Recorded,
 ) -> HttpResponse {
-    json(&Interacted {
+    let answer = json(&Interacted {
         resource_type: resource.kind,
         resource_id: resource.id,
         interaction_type,
@@ -63,7 +66,8 @@ pub(crate) fn interacted(
         user: recorded.toggles,
         event_id: recorded.event_id,
         position: Token(recorded.position),
-    })
+    });
+    marked(answer, recorded.stale)
 }
 
 /// The answer to a question for a resource's state.
@@ -73,14 +77,24 @@ pub(crate) fn state(
     position: Option<PositionToken>,
     visible: bool,
 ) -> HttpResponse {
-    json(&State {
+    let answer = json(&State {
         resource_type: resource.kind,
         resource_id: resource.id,
         visible,
         counters: view.counters,
         user: view.toggles,
         position: position.map(Token),
-    })
+    });
+    marked(answer, view.stale)
+}
+
+/// Says of numbers that they are as another version of the fold left them.
+fn marked(mut answer: HttpResponse, stale: bool) -> HttpResponse {
+    if stale {
+        let stale = HeaderValue::from_static("stale");
+        answer.headers_mut().insert(TALLY_STATE, stale);
+    }
+    answer
 }
 
 fn json(value: &impl Serialize) -> HttpResponse {

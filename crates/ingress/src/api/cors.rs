@@ -26,7 +26,13 @@ pub(crate) fn policy(origins: &[String]) -> Cors {
             "traceparent",
             "x-request-id",
         ])
-        .expose_headers(["allow", "retry-after", "www-authenticate", "x-request-id"])
+        .expose_headers([
+            "allow",
+            "retry-after",
+            "tally-state",
+            "www-authenticate",
+            "x-request-id",
+        ])
         .max_age(REMEMBERED_SECONDS);
     if origins.iter().any(|origin| origin == "*") {
         return policy.allow_any_origin().send_wildcard();

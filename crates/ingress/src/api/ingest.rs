@@ -70,6 +70,8 @@ pub(crate) struct Recorded {
     pub(crate) counters: Counters,
     /// The user's toggles, likewise.
     pub(crate) toggles: Toggles,
+    /// Whether both are as another version of the fold left them.
+    pub(crate) stale: bool,
 }
 
 /// A waiter's place with the projector: given up when its request is.
@@ -177,8 +179,14 @@ impl Ingest {
             trace.appends(partition, &ack, place);
         }
         let wait = self.projector.waiting();
+        // While the whole log is folded anew nobody's event comes soon.
+        let patience = if self.projector.is_stale() {
+            Duration::ZERO
+        } else {
+            self.limits.verdict
+        };
         // What is rare is boxed: it need not make every request large.
-        let settled = match timeout(self.limits.verdict, &mut fate).await {
+        let settled = match timeout(patience, &mut fate).await {
             Ok(Ok(fate)) => {
                 wait.settled(&fate);
                 Some(fate)
@@ -229,6 +237,7 @@ impl Ingest {
                         outcome: Some(verdict.outcome),
                         counters: verdict.counters,
                         toggles: verdict.toggles,
+                        stale: false,
                     }),
                 },
             ),
@@ -285,6 +294,7 @@ impl Ingest {
                     outcome: None,
                     counters: view.counters,
                     toggles: view.toggles,
+                    stale: view.stale,
                 });
             }
             Ok(Ok(Err(error))) => error.to_string(),

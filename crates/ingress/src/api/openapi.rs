@@ -59,6 +59,12 @@ fn common(status: &str, answer: &mut Response) {
         "X-Request-Id",
         "The client's own, where it sent 1 to 128 visible ASCII characters; else a new one",
     );
+    if status == "200" {
+        header(
+            "Tally-State",
+            "`stale` where counters and user are as an earlier version of the service left them, while they are counted anew; else absent",
+        );
+    }
     if status == "401" {
         header("WWW-Authenticate", "The scheme to use");
     }

@@ -44,6 +44,7 @@ pub(super) fn routes(guard: Arc<Guard>) -> impl HttpServiceFactory {
         .route("/state/cat", web::get().to(state_cat))
         .route("/state/info", web::get().to(state_info))
         .route("/state/partitions/{partition}", web::get().to(partition))
+        .route("/state/seed", web::post().to(rebuild::seed))
         .route("/state/swap", web::post().to(rebuild::swap))
         .route("/log/truncate", web::post().to(truncate))
         .route("/snapshots", web::post().to(take_snapshots))

@@ -26,26 +26,33 @@ struct Status {
     status: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<Reason>,
+    /// How far the log is folded anew, while answers come from the state before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<String>,
 }
 
 async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(Status {
         status: "alive",
         reasons: Vec::new(),
+        stale: None,
     })
 }
 
 async fn readyz(management: web::Data<Management>) -> HttpResponse {
     // Asking a log for its head may block.
     let asked_at = Instant::now();
-    match web::block(move || management.reasons(asked_at)).await {
-        Ok(reasons) if reasons.is_empty() => HttpResponse::Ok().json(Status {
+    let looked = web::block(move || (management.reasons(asked_at), management.stale()));
+    match looked.await {
+        Ok((reasons, stale)) if reasons.is_empty() => HttpResponse::Ok().json(Status {
             status: "ready",
             reasons,
+            stale,
         }),
-        Ok(reasons) => HttpResponse::ServiceUnavailable().json(Status {
+        Ok((reasons, stale)) => HttpResponse::ServiceUnavailable().json(Status {
             status: "not_ready",
             reasons,
+            stale,
         }),
         Err(error) => failed(&error.to_string()),
     }

@@ -215,6 +215,12 @@ impl Management {
         self.heads.newer_than(asked_at, HEAD_LIMIT).await;
     }
 
+    /// How far the log is folded anew, while answers come from a state of another fold.
+    fn stale(&self) -> Option<String> {
+        let parts = self.parts.get()?;
+        readiness::stale(&parts.projector.status())
+    }
+
     /// Brings up to date what is only looked at, before a scrape.
     fn refresh_metrics(&self) {
         self.rebuild.refresh_metrics();

@@ -138,7 +138,8 @@ pub(super) fn judge(
         .iter()
         .map(|p| p.next_offset)
         .collect();
-    if !sample.status.caught_up_once {
+    // Answers that say that they are old are answers, and what comes is taken.
+    if !sample.status.caught_up_once && !sample.status.stale {
         reasons.push(Reason::new(
             Code::Replaying,
             progress(&sample.status, &next),
@@ -185,6 +186,13 @@ fn headless(error: &ReadError) -> Reason {
     Reason::new(code, format!("the log's head can't be asked for: {error}"))
 }
 
+/// How far the log is folded anew, while a state of another fold answers.
+pub(super) fn stale(status: &Status) -> Option<String> {
+    let next = status.partitions.iter().map(|p| p.next_offset);
+    let next: Vec<Offset> = next.collect();
+    status.stale.then(|| progress(status, &next))
+}
+
 /// How far a replay is: the records it has applied, of those it has to.
 fn progress(status: &Status, next: &[Offset]) -> String {
     let (mut done, mut all) = (0u64, 0u64);
@@ -225,6 +233,7 @@ mod tests {
             head_at_start: head_at_start.to_vec(),
             failure: None,
             reopening: false,
+            stale: false,
             restart: false,
             waiters: 0,
             last_checkpoint: None,
@@ -309,6 +318,23 @@ mod tests {
         let still = sample(&[100, 100], status(&[90, 0], &[100, 100], now));
         let reasons = judge(&mut watch, &still, now + LIMIT, LIMIT);
         assert_eq!(codes(&reasons), [Code::Replaying, Code::Stalled]);
+    }
+
+    /// Protects a server whose old state answers while the log is folded anew: it gets requests, says how far
+    /// it is, and a fold that stands still is a stall all the same.
+    #[test]
+    fn a_stale_state_that_answers_is_ready() {
+        let start = Instant::now();
+        let mut watch = StallWatch::default();
+        let mut sample = sample(&[100, 100], status(&[40, 10], &[100, 100], start));
+        sample.status.stale = true;
+        assert_eq!(judge(&mut watch, &sample, start, LIMIT), []);
+        let said = stale(&sample.status);
+        assert_eq!(said.as_deref(), Some("50 of 200 records replayed (25 %)"));
+        let reasons = judge(&mut watch, &sample, start + LIMIT, LIMIT);
+        assert_eq!(codes(&reasons), [Code::Stalled]);
+        sample.status.stale = false;
+        assert_eq!(stale(&sample.status), None);
     }
 
     /// Protects against a disk that hangs in a sync: no error is ever said then.

@@ -1,4 +1,4 @@
-//! How far a rebuild is that another process makes beside this server, and the swap at its end.
+//! How far a rebuild is, mostly of another process beside this server, and the swap at its end.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web};
 use parking_lot::Mutex;
 use prometheus::{Gauge, Registry};
 use serde::{Deserialize, Serialize};
+use tally_domain::Partition;
 use tally_log::metric::Declare;
 use tally_projector::error::with_causes;
 use tally_projector::swap::Incoming;
@@ -30,6 +31,22 @@ pub struct RebuildProgress {
     pub rate: f64,
     /// Until it has caught up, in seconds, where that can be said.
     pub remaining_seconds: Option<f64>,
+}
+
+impl RebuildProgress {
+    /// After so many events, of so many, since it began.
+    #[must_use]
+    pub fn since(began: Instant, step: &str, events: u64, of: u64) -> Self {
+        let (done, left) = (number(events), number(of.saturating_sub(events)));
+        let rate = done / began.elapsed().as_secs_f64();
+        Self {
+            step: step.to_owned(),
+            events,
+            of,
+            rate,
+            remaining_seconds: (rate > 0.0).then_some(left / rate),
+        }
+    }
 }
 
 /// What this server knows of it.
@@ -77,6 +94,13 @@ fn number(count: u64) -> f64 {
     count as f64
 }
 
+impl Management {
+    /// Says how far a rebuild is that this server makes itself; `None` that it has ended.
+    pub fn rebuilding(&self, progress: Option<RebuildProgress>) {
+        *self.rebuild.said.lock() = progress.map(|progress| (Instant::now(), progress));
+    }
+}
+
 /// The progress of the rebuild that runs, or `null`.
 pub(super) async fn show(management: web::Data<Management>) -> HttpResponse {
     HttpResponse::Ok().json(management.rebuild.now())
@@ -87,10 +111,7 @@ pub(super) async fn tell(
     management: web::Data<Management>,
     progress: web::Json<Option<RebuildProgress>>,
 ) -> HttpResponse {
-    let said = progress
-        .into_inner()
-        .map(|progress| (Instant::now(), progress));
-    *management.rebuild.said.lock() = said;
+    management.rebuilding(progress.into_inner());
     HttpResponse::Ok().json(serde_json::Value::Null)
 }
 
@@ -100,6 +121,34 @@ pub(super) async fn tell(
 pub struct Swap {
     /// See [`Incoming`].
     pub incoming: Incoming,
+}
+
+/// The partition that is to be folded from the log's beginning.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seed {
+    /// Its number.
+    pub without: Partition,
+}
+
+/// Makes the beginning of a rebuild of one partition.
+pub(super) async fn seed(management: web::Data<Management>, seed: web::Json<Seed>) -> HttpResponse {
+    if let Some(answer) = admin::starting(&management) {
+        return answer;
+    }
+    let seeded = web::block(move || {
+        let parts = management.parts.get()?;
+        Some(parts.projector.seed(seed.without))
+    });
+    match seeded.await {
+        Ok(Some(Ok(()))) => HttpResponse::Ok().json(serde_json::Value::Null),
+        Ok(Some(Err(error))) => HttpResponse::Conflict().json(Detail::new(format!(
+            "The state can't be copied: {}",
+            with_causes(&error)
+        ))),
+        Ok(None) => health::failed("the parts are gone"),
+        Err(error) => health::failed(&error.to_string()),
+    }
 }
 
 /// Puts a state that is ready in the place of the one that serves.

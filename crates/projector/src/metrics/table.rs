@@ -195,8 +195,12 @@ tally_log::metrics! {
     );
     REBUILDS = Metric::counter(
         "tally_projector_rebuilds_total", TIMES,
-        "Times the state was set aside at start and rebuilt from the log, by cause.",
+        "Times the state was found at start to be damaged or another fold's, and is rebuilt from the log, by cause.",
     ).by(&[CAUSE]);
+    STALE = Metric::gauge(
+        "tally_projector_stale", Unit::Flag,
+        "1 while answers come from a state that another version of the fold wrote, and the log is folded anew beside it; else 0.",
+    );
     REOPENED = Metric::counter(
         "tally_projector_reopened_total", TIMES,
         "Times the state was closed and opened again while serving, to recover it or to put another in its place.",

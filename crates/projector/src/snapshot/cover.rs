@@ -3,6 +3,7 @@
 use tally_domain::Offset;
 
 use super::{SnapshotError, Wanted};
+use crate::error::StateError;
 use crate::projector::Projector;
 
 impl Projector {
@@ -19,6 +20,9 @@ impl Projector {
         let _one = self.snapshotting.lock();
         let (written, identity) = {
             let life = self.life()?;
+            if life.renewal.is_some() {
+                return Err(StateError::Renewing.into());
+            }
             let checkpointer = &life.shared.checkpointer;
             checkpointer.checkpoint(&life.shared)?;
             (checkpointer.written(), checkpointer.identity().clone())

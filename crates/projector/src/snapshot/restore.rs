@@ -28,12 +28,12 @@ impl Newest {
         wanted: &Identity,
     ) -> Result<Self, OpenError> {
         let Some(snapshots) = snapshots else {
-            return Ok(Self(Vec::new()));
+            return Ok(Self::none());
         };
         match Self::fetch(snapshots, log, dir, wanted) {
             Ok(newest) => Ok(newest),
             Err(cause) => {
-                let none = Self(Vec::new());
+                let none = Self::none();
                 if let Some(Position { partition, offset }) = none.gap(log)? {
                     return Err(OpenError::Snapshots {
                         partition,
@@ -68,6 +68,11 @@ impl Newest {
             }
         }
         Ok(Self(newest))
+    }
+
+    /// Without any.
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -37,6 +37,10 @@ impl Projector {
 
     fn take_all(&self, to: &Snapshots, each: &mut dyn FnMut(&Taken)) -> Result<u64, SnapshotError> {
         let life = self.life()?;
+        if life.renewal.is_some() {
+            // One that is cut short would leave them to be proven with the next.
+            return Err(StateError::Renewing.into());
+        }
         let identity = life.shared.checkpointer.identity().clone();
         let of_life = Arc::downgrade(&life);
         drop(life);

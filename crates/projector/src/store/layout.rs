@@ -23,6 +23,10 @@ use crate::error::StateError;
 /// The version of all this. State of another version is rebuilt from the log.
 pub const VERSION: u32 = 3;
 
+/// The oldest version of which counters, toggles and places in the log are still read, for answers while the
+/// log is folded anew.
+pub const OLDEST_READ: u32 = 2;
+
 /// The kind of the keys of counters and toggles.
 pub const VALUES: u8 = b'v';
 
@@ -179,6 +183,14 @@ impl Place {
     /// # Errors
     /// [`StateError::Damaged`].
     pub fn from_value(value: &[u8]) -> Result<Self, StateError> {
+        Self::from_value_of(VERSION, value)
+    }
+
+    /// The same of a state whose layout has another version, from [`OLDEST_READ`] on.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`].
+    pub fn from_value_of(layout: u32, value: &[u8]) -> Result<Self, StateError> {
         let read = || {
             let mut parts = Parts(value);
             let next_offset = parts.u64()?;
@@ -189,7 +201,11 @@ impl Place {
                 last_event: offset.checked_sub(1).map(|offset| (offset, id)),
                 letters: LetterCounts {
                     ever: parts.u64()?,
-                    settled: parts.u64()?,
+                    settled: match layout {
+                        // None could be.
+                        0..=2 => 0,
+                        _ => parts.u64()?,
+                    },
                 },
                 next_key: parts.u64()?,
             };

@@ -11,6 +11,8 @@ use std::path::Path;
 
 pub use self::sled::SledStore;
 
+use crate::error::StateError;
+
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}: {why}")]
@@ -76,6 +78,19 @@ pub(crate) fn try_scan<E: From<StoreError>>(
         Some(error) => Err(error),
         None => Ok(scanned?),
     }
+}
+
+/// The value of a key, where it has one, without its checksum, which is checked.
+///
+/// # Errors
+/// Where the store can't be read, or the value is damaged.
+pub(crate) fn sealed_value(store: &dyn Store, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+    let Some(mut sealed) = store.get(key)? else {
+        return Ok(None);
+    };
+    let length = layout::open(key, &sealed)?.len();
+    sealed.truncate(length);
+    Ok(Some(sealed))
 }
 
 /// How many puts go into the store between two flushes: a later flush grows faster than linear.

@@ -26,6 +26,8 @@ mod memory;
 #[cfg(test)]
 mod own_write;
 #[cfg(test)]
+mod renewal;
+#[cfg(test)]
 mod settle;
 #[cfg(test)]
 mod snapshots;

@@ -18,7 +18,7 @@ use crate::common::{
 };
 
 /// The state's counters of `resource(3)` say something else.
-fn lie(log: &MemoryLog, dir: &Path, counters: Counters) {
+pub(crate) fn lie(log: &MemoryLog, dir: &Path, counters: Counters) {
     let partitions = log.identity.partitions;
     let (buckets, resource) = (buckets_each(partitions), resource(3));
     let bucket = EntryKey::counters(resource).bucket(buckets);
@@ -32,7 +32,7 @@ fn lie(log: &MemoryLog, dir: &Path, counters: Counters) {
     store.flush().unwrap();
 }
 
-const WRONG: Counters = Counters {
+pub(crate) const WRONG: Counters = Counters {
     views: 1_000_000,
     likes: 0,
     shares: 0,
@@ -49,7 +49,7 @@ fn with_shadow(log: &MemoryLog, dir: &Path) {
     Incoming::Shadow.set_ready(&RealStorage, dir).unwrap();
 }
 
-fn views(projector: &Projector) -> u64 {
+pub(crate) fn views(projector: &Projector) -> u64 {
     projector
         .read(resource(3), &user(1))
         .unwrap()

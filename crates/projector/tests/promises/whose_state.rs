@@ -27,7 +27,7 @@ fn store(dir: &Path) -> SledStore {
 }
 
 /// How many states were set aside in a folder.
-fn set_aside(dir: &Path) -> usize {
+pub(crate) fn set_aside(dir: &Path) -> usize {
     let names = std::fs::read_dir(dir).unwrap();
     names
         .filter(|entry| {
@@ -164,10 +164,16 @@ fn a_log_cut_past_the_state_is_refused() {
 }
 
 /// Writes an identity as another fold would have.
-fn make_other_fold(log: &MemoryLog, dir: &Path) {
+pub(crate) fn make_other_fold(log: &MemoryLog, dir: &Path) {
+    make_other(log, dir, layout::VERSION);
+}
+
+/// The same, in another layout.
+pub(crate) fn make_other(log: &MemoryLog, dir: &Path, layout_version: u32) {
     let ours = Identity::of(log.identity, tally_domain::Rules::CURRENT);
     let other = Identity {
         fold_version: ours.fold_version + 1,
+        layout: layout_version,
         ..ours
     };
     let sealed = layout::seal(layout::IDENTITY, other.to_value().unwrap());
@@ -211,7 +217,7 @@ fn another_folds_state_stays_where_the_log_is_cut() {
 }
 
 /// What is wrong with a value.
-fn damage_value(dir: &Path, key: &[u8]) {
+pub(crate) fn damage_value(dir: &Path, key: &[u8]) {
     let store = store(dir);
     let mut value = store.get(key).unwrap().unwrap();
     value[0] ^= 1;

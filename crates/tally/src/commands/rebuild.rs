@@ -5,6 +5,7 @@
 //! to do with it but at the end: sled has one lock for a whole process. Whatever ends this process
 //! before that leaves the serving state as it is, and the next run goes on from what there is.
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,10 +16,10 @@ use serde::Serialize;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect;
 use tally_ingress::management::rebuild::RebuildProgress;
-use tally_log::storage::{Lock, RealStorage, Storage as _};
+use tally_log::storage::{Lock, RealStorage};
 use tally_log::{EventLog, LimitedLog};
 use tally_projector::swap::{self, Incoming};
-use tally_projector::{Options, Projector, verify};
+use tally_projector::{Difference, Options, OtherFold, Projector, RenewalProgress, verify};
 
 use super::source::Source;
 use crate::config::Config;
@@ -48,6 +49,9 @@ pub(crate) struct RebuildArgs {
     /// Fold at most so many events a second
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
+    /// Only this partition; of the others the new state has what is stored
+    #[arg(long, value_name = "NUMBER", conflicts_with = "roll_back")]
+    partition: Option<Partition>,
     /// Bring back the state that was used before the last rebuild, once it has caught up
     #[arg(long, conflicts_with = "dry_run")]
     roll_back: bool,
@@ -60,6 +64,7 @@ const EXAMPLES: &str = "\
 Examples:
   tally rebuild
   tally rebuild --dry-run --rate 100000
+  tally rebuild --partition 3
   tally rebuild --roll-back
 
 Folds the whole log into a new state, catches up with what comes in meanwhile, compares it with the
@@ -67,30 +72,51 @@ stored state, and puts it in its place; the old one is kept for --roll-back. A r
 all the while and has the new state after a moment; its other settings for memory hold for this
 process too. Ended early, also by a kill, it has changed nothing, and the next run goes on.
 
+A state that another version of the fold wrote is made anew without a comparison; a server does so by itself.
+
 Exit code 0 where it is done, also where the states differed; with --dry-run 1 where they differ.";
 
 /// What came of it.
 #[derive(Serialize)]
 struct Line {
     events: u64,
+    /// Of the one partition, where it was one.
     digest: String,
-    differences: usize,
+    /// `None` where the state was another fold's.
+    differences: Option<usize>,
     swapped: bool,
 }
 
 /// Rebuilds.
 pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failure> {
     let source = Source::open(config)?;
+    if let Source::Held { projector, .. } = &source
+        && projector.is_renewing()
+    {
+        return renew(args, projector);
+    }
     let dir = config.data_dir.join("state");
     let _alone = lock(&dir)?;
-    let incoming = if args.roll_back {
-        recall(&dir)?;
-        Incoming::Recalled
-    } else {
-        Incoming::Shadow
+    let partitions = source.partitions(args.partition)?;
+    if let (Some(partition), true) = (args.partition, args.dry_run) {
+        return compare_only(args, partition, &source);
+    }
+    // One that was ended is of no use to any other.
+    Incoming::Seeded.remove(&dir).map_err(Failure::of)?;
+    let incoming = match args.partition {
+        Some(partition) => {
+            source.seed(partition)?;
+            Incoming::Seeded
+        }
+        None if args.roll_back => {
+            recall(&dir)?;
+            Incoming::Recalled
+        }
+        None => Incoming::Shadow,
     };
     let mut rebuild = Rebuild::begin(args, config, source, &dir, incoming)?;
-    let done = rebuild.catch_up().and_then(|()| rebuild.compare(args.json));
+    let done = rebuild.catch_up();
+    let done = done.and_then(|()| rebuild.compare(partitions, args.json));
     let (digest, differences) = match done {
         Ok(done) => done,
         Err(error) => {
@@ -103,7 +129,7 @@ pub(crate) fn run(args: &RebuildArgs, config: &Config) -> Result<ExitCode, Failu
     let line = Line {
         events,
         digest,
-        differences,
+        differences: Some(differences),
         swapped: !args.dry_run,
     };
     say(&line, args.json)?;
@@ -119,13 +145,18 @@ fn say(line: &Line, json: bool) -> Result<(), Failure> {
         return output::json(line);
     }
     let compared = match line.differences {
-        0 => "no differences from the stored state".to_owned(),
-        many => format!("{many} differences from the stored state"),
+        Some(0) => "no differences from the stored state".to_owned(),
+        Some(many) => format!("{many} differences from the stored state"),
+        None => "the stored state was of another version of the fold".to_owned(),
     };
-    let swapped = if line.swapped {
-        "The rebuilt state is in use; `tally rebuild --roll-back` brings the one before back."
-    } else {
-        "Nothing was changed."
+    let swapped = match (line.swapped, line.differences) {
+        (true, Some(_)) => {
+            "The rebuilt state is in use; `tally rebuild --roll-back` brings the one before back."
+        }
+        (true, None) => {
+            "The rebuilt state is in use; the one before is in state/previous, for the version that wrote it."
+        }
+        (false, _) => "Nothing was changed.",
     };
     output::line(&format!(
         "{} events folded: {compared}\nDigest  {}\n{swapped}",
@@ -133,10 +164,88 @@ fn say(line: &Line, json: bool) -> Result<(), Failure> {
     ))
 }
 
+/// Folds one partition in memory, and says how the stored state differs.
+fn compare_only(
+    args: &RebuildArgs,
+    partition: Partition,
+    source: &Source,
+) -> Result<ExitCode, Failure> {
+    let stored = source.stored(partition)?;
+    let log = LimitedLog::new(Arc::clone(source.log()), args.rate).map_err(Failure::of)?;
+    // The log may have grown since it was looked at.
+    log.advance(&source.heads()?);
+    let mut progress = Progress::new();
+    progress.begins("folding the log", stored.next_offset);
+    let mut events = 0;
+    let folded = verify::fold_partition(&log, partition, stored.next_offset, &mut |records| {
+        events += records;
+        progress.moved(records);
+        true
+    });
+    let folded = folded.map_err(|error| progress.failed(error))?;
+    progress.ends();
+    let differences = verify::differences(&stored, &folded);
+    show(partition, &differences, args.json)?;
+    let line = Line {
+        events,
+        digest: folded.digest().to_string(),
+        differences: Some(differences.len()),
+        swapped: false,
+    };
+    say(&line, args.json)?;
+    Ok(ExitCode::from(u8::from(!differences.is_empty())))
+}
+
+/// Writes differences: where they are the output, or for a person beside it.
+fn show(partition: Partition, differences: &[Difference], json: bool) -> Result<(), Failure> {
+    let mut out: Box<dyn std::io::Write> = if json {
+        Box::new(output::stdout())
+    } else {
+        Box::new(std::io::stderr())
+    };
+    output::inspected(inspect::differences(partition, differences, &mut out))
+}
+
+/// Makes a state anew that another version of the fold wrote, as a server does by itself.
+fn renew(args: &RebuildArgs, projector: &Projector) -> Result<ExitCode, Failure> {
+    if args.dry_run || args.roll_back || args.rate.is_some() || args.partition.is_some() {
+        return Err(Failure::run(
+            "the state was written by another version of the fold, and there is nothing to compare it with or to go back to: `tally rebuild` alone makes it anew, and a server does so by itself",
+        ));
+    }
+    let mut shown = Progress::new();
+    let (mut events, mut begun) = (0, false);
+    let mut why = None;
+    let done = projector.renew(&mut |progress| {
+        if let Some(RenewalProgress { records, of }) = progress {
+            if !std::mem::replace(&mut begun, true) {
+                shown.begins("folding the log", of);
+            }
+            shown.moved(records.saturating_sub(events));
+            events = events.max(records);
+        }
+        why = projector.status().failure;
+        why.is_none()
+    });
+    shown.ends();
+    if !done.map_err(Failure::of)? {
+        let why = why.unwrap_or_default();
+        return Err(Failure::run(format!("the new state can't be made: {why}")));
+    }
+    let summary = inspect::summary(projector, &super::folder::never).map_err(Failure::of)?;
+    let line = Line {
+        events: summary.positions.iter().sum(),
+        digest: summary.digest.to_string(),
+        differences: None,
+        swapped: true,
+    };
+    say(&line, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// One rebuild at a time.
 fn lock(dir: &Path) -> Result<Box<dyn Lock>, Failure> {
-    let path = dir.join("rebuild.lock");
-    let lock = RealStorage.lock(&path).map_err(Failure::of)?;
+    let lock = swap::alone(&RealStorage, dir).map_err(Failure::of)?;
     lock.ok_or_else(|| {
         Failure::run(format!(
             "another rebuild of {} is under way: wait for it, or end it",
@@ -191,10 +300,16 @@ impl Rebuild {
             checkpoint_interval: Duration::from_secs(60),
             check_interval: Duration::ZERO,
             // From the beginning, where there is one: no state before has a part in it.
-            snapshots: options.snapshots.filter(|_| !whole),
+            snapshots: options
+                .snapshots
+                .filter(|_| !whole && incoming != Incoming::Seeded),
+            other_fold: match incoming {
+                Incoming::Shadow => OtherFold::SetAside,
+                Incoming::Seeded | Incoming::Recalled => OtherFold::Refuse,
+            },
             ..options
         };
-        let shadow = Self::open(&log, &incoming.dir(dir), options)?;
+        let shadow = Self::open(&log, incoming, &incoming.dir(dir), options)?;
         let started_at = shadow.status().started_at;
         let now = Instant::now();
         Ok(Self {
@@ -209,15 +324,23 @@ impl Rebuild {
         })
     }
 
-    fn open(log: &Arc<LimitedLog>, shadow: &Path, options: Options) -> Result<Projector, Failure> {
+    fn open(
+        log: &Arc<LimitedLog>,
+        incoming: Incoming,
+        shadow: &Path,
+        options: Options,
+    ) -> Result<Projector, Failure> {
         let of_log = Arc::clone(log) as Arc<dyn EventLog>;
         let storage = Arc::new(RealStorage);
         Projector::open(of_log, storage, shadow, options, &Registry::new()).map_err(|error| {
-            Failure::run(format!(
-                "the state can't be made anew in {}: {}. Remove that folder to begin from the start",
-                shadow.display(),
-                with_causes(&error)
-            ))
+            let why = with_causes(&error);
+            Failure::run(match incoming {
+                Incoming::Shadow | Incoming::Seeded => format!(
+                    "the state can't be made anew in {}: {why}. Remove that folder to begin from the start",
+                    shadow.display(),
+                ),
+                Incoming::Recalled => format!("the state before can't come back: {why}"),
+            })
         })
     }
 
@@ -279,17 +402,7 @@ impl Rebuild {
             return;
         }
         self.told = Instant::now();
-        let seconds = self.began.elapsed().as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "it is a rate, for people")]
-        let (done, left) = (events as f64, of.saturating_sub(events) as f64);
-        let rate = done / seconds;
-        let progress = RebuildProgress {
-            step: "folding the log".to_owned(),
-            events,
-            of,
-            rate,
-            remaining_seconds: (rate > 0.0).then_some(left / rate),
-        };
+        let progress = RebuildProgress::since(self.began, "folding the log", events, of);
         if let Err(error) = self.source.tell(Some(&progress)) {
             tracing::warn!(error = %error.into_error(), "the server was not told of the rebuild");
         }
@@ -303,12 +416,16 @@ impl Rebuild {
 
     /// Compares both states partition by partition, each at one position; the new one's digest, and in
     /// how much they differ.
-    fn compare(&mut self, json: bool) -> Result<(String, usize), Failure> {
-        let partitions = self.log.identity().partitions;
-        self.progress.begins("comparing", partitions.into());
+    fn compare(
+        &mut self,
+        partitions: Range<Partition>,
+        json: bool,
+    ) -> Result<(String, usize), Failure> {
+        let many = partitions.end.saturating_sub(partitions.start);
+        self.progress.begins("comparing", many.into());
         let mut found = 0;
         let mut digest = tally_domain::Digest::default();
-        for partition in 0..partitions {
+        for partition in partitions {
             let stored = self.stored(partition)?;
             let mut until = self.log.head().map_err(Failure::of)?;
             if let Some(until) = usize::try_from(partition)
@@ -324,13 +441,7 @@ impl Rebuild {
             digest.add_digest(new.digest());
             let differences = verify::differences(&stored, &new);
             found += differences.len();
-            let mut out: Box<dyn std::io::Write> = if json {
-                Box::new(output::stdout())
-            } else {
-                Box::new(std::io::stderr())
-            };
-            output::inspected(inspect::differences(partition, &differences, &mut out))?;
-            drop(out);
+            show(partition, &differences, json)?;
             self.progress.moved(1);
         }
         self.progress.ends();

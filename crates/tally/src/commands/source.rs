@@ -4,6 +4,7 @@
 //! Beside a server the log is read from its own files or topic, so that the server does nothing for
 //! it; only positions and the stored state come from the server.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use prometheus::Registry;
 use tally_domain::{Offset, Partition};
 use tally_ingress::inspect;
 use tally_ingress::management::admin::INTERACTIONS;
-use tally_ingress::management::rebuild::{RebuildProgress, Swap};
+use tally_ingress::management::rebuild::{RebuildProgress, Seed, Swap};
 use tally_log::EventLog;
 use tally_log::embedded::LogView;
 use tally_log::storage::RealStorage;
@@ -122,6 +123,27 @@ impl Source {
         match self {
             Self::Held { .. } => Ok(()),
             Self::Beside { client, .. } => client.ask("/admin/rebuild", &progress),
+        }
+    }
+
+    /// Makes the beginning of a rebuild of one partition.
+    pub(crate) fn seed(&self, without: Partition) -> Result<(), Failure> {
+        match self {
+            Self::Held { projector, .. } => projector.seed(without).map_err(Failure::of),
+            Self::Beside { client, .. } => client.ask("/admin/state/seed", &Seed { without }),
+        }
+    }
+
+    /// The partitions to work on: one that was named and is there, or all.
+    pub(crate) fn partitions(&self, named: Option<Partition>) -> Result<Range<Partition>, Failure> {
+        let partitions = self.log().identity().partitions;
+        match named {
+            None => Ok(0..partitions),
+            Some(one) if one < partitions => Ok(one..one.saturating_add(1)),
+            Some(one) => Err(Failure::Usage(format!(
+                "the log has no partition {one}; valid are 0 to {}",
+                partitions.saturating_sub(1)
+            ))),
         }
     }
 

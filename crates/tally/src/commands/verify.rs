@@ -51,17 +51,7 @@ struct Line {
 /// Compares, and says what differs.
 pub(crate) fn run(args: &VerifyArgs, config: &Config) -> Result<ExitCode, Failure> {
     let source = Source::open(config)?;
-    let partitions = source.log().identity().partitions;
-    let all = match args.partition {
-        None => 0..partitions,
-        Some(one) if one < partitions => one..one.saturating_add(1),
-        Some(one) => {
-            return Err(Failure::Usage(format!(
-                "the log has no partition {one}; valid are 0 to {}",
-                partitions.saturating_sub(1)
-            )));
-        }
-    };
+    let all = source.partitions(args.partition)?;
     let records = records(&source, all.clone())?;
     let mut progress = Progress::new();
     progress.begins("folding the log", records);

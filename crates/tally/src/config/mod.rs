@@ -150,6 +150,8 @@ pub(crate) struct Projector {
     pub(crate) cache_size: Size<{ 1 << 20 }, { 64 << 30 }>,
     /// Zero: never.
     pub(crate) check_interval: Span<0, 604_800_000>,
+    /// Zero: as many as can be.
+    pub(crate) rebuild_rate: Whole<0, 1_000_000_000>,
 }
 
 /// Snapshots of the state.

@@ -15,6 +15,7 @@
 //! - [`tls`]: TLS to addresses that settings name
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
 //! - [`recover`]: a state that fails while it is used
+//! - [`renew`]: a state of another fold, made anew while it answers
 //! - [`snapshots`]: taken in time
 //! - [`mod@stop`]: signals, and the bound on the way down
 
@@ -26,6 +27,7 @@ pub(crate) mod logs;
 mod measure;
 pub(crate) mod open;
 mod recover;
+mod renew;
 mod snapshots;
 mod stop;
 pub(crate) mod tls;
@@ -128,6 +130,7 @@ async fn serve(
     let signal = tokio::select! {
         signal = signals.next() => signal,
         why = recover::keep_usable(&opened.projector) => return Err(why),
+        why = renew::make_new(&opened.projector, &management) => return Err(why),
         ended = &mut server => {
             let why = match ended {
                 Ok(Err(error)) => error.to_string(),

@@ -14,7 +14,7 @@ use tally_ingress::management::{Management, Parts};
 use tally_ingress::{ApiOptions, ApiParts, ApiServer, CatalogueMode, start_api};
 use tally_log::EventLog;
 use tally_log::storage::RealStorage;
-use tally_projector::{Options, Projector};
+use tally_projector::{Options, OtherFold, Projector};
 
 use super::logs::{Logs, Partitions};
 use super::measure::Measures;
@@ -52,7 +52,10 @@ pub(crate) fn projector(
     registry: &Registry,
 ) -> Result<Projector, Failure> {
     let (log, storage) = (Arc::clone(log), Arc::new(RealStorage));
-    let options = projector_options(config)?;
+    let options = Options {
+        other_fold: OtherFold::Serve,
+        ..projector_options(config)?
+    };
     Projector::open(log, storage, &dir.join("state"), options, registry).map_err(|error| {
         Failure::run(format!(
             "the state can't be opened: {}",
@@ -77,6 +80,8 @@ pub(crate) fn projector_options(config: &Config) -> Result<Options, Failure> {
         memory: settings.memory.as_usize(),
         check_interval: settings.check_interval.get(),
         snapshots: objects::snapshots(config)?,
+        other_fold: OtherFold::SetAside,
+        renewal_rate: Some(settings.rebuild_rate.as_u64()).filter(|rate| *rate > 0),
     })
 }
 

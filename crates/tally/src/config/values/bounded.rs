@@ -33,6 +33,12 @@ impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
+
+    /// The number.
+    #[must_use]
+    pub(crate) fn as_u64(self) -> u64 {
+        self.0
+    }
 }
 
 impl<const MIN: u64, const MAX: u64> Span<MIN, MAX> {
