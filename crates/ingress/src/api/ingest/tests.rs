@@ -63,7 +63,7 @@ impl World {
     }
 
     /// How many waits for the fold came to `folded`, `timed_out` and `gone`.
-    fn waits(&self) -> [u64; 3] {
+    fn waits(&self) -> [f64; 3] {
         let families = self.registry.gather();
         let name = "tally_projector_waits_total";
         let family = families
@@ -73,7 +73,7 @@ impl World {
         ["folded", "timed_out", "gone"].map(|result| {
             let mut all = family.get_metric().iter();
             let of_it = all.find(|metric| metric.get_label()[0].value() == result);
-            of_it.unwrap().get_counter().get_value() as u64
+            of_it.unwrap().get_counter().get_value()
         })
     }
 
@@ -127,7 +127,7 @@ async fn the_answer_is_the_verdict_on_ones_own_event() {
         assert!(kept.contains(&liked.event_id.to_string()), "{kept}");
     }
     assert_eq!(world.waiters(), 0);
-    assert_eq!(world.waits(), [2, 0, 0]);
+    assert_eq!(world.waits(), [2., 0., 0.]);
 }
 
 /// Protects retries: the same key is a duplicate with an event of its own, or a conflict.
@@ -308,7 +308,7 @@ async fn past_the_limit_the_log_decides() {
     assert_eq!((&mut answer).now_or_never(), None);
     world.log.set_unreadable(None);
     assert_eq!(answer.await.unwrap().outcome, Some(Outcome::Applied));
-    assert_eq!(world.waits(), [0, 3, 0], "each was past its limit");
+    assert_eq!(world.waits(), [0., 3., 0.], "each was past its limit");
 }
 
 /// Protects a client from waiting for a fold that has ended for good.
