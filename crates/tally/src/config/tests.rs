@@ -7,14 +7,15 @@ use super::*;
 
 const PRODUCTION: &str = include_str!("../../../../config/production.toml");
 const PRODUCTION_KAFKA: &str = include_str!("../../../../config/production-kafka.toml");
-const PASSWORD_FILE: &str = "/run/secrets/kafka-password";
+const SECRETS: &str = "/run/secrets";
 
-/// A file that is there, in place of the one that the examples name.
-fn with_password_file(text: &str, folder: &tempfile::TempDir) -> String {
-    let path = folder.path().join("kafka-password");
-    std::fs::write(&path, "hunter2\n").unwrap();
-    assert!(text.contains(PASSWORD_FILE));
-    text.replace(PASSWORD_FILE, &path.display().to_string())
+/// A folder that is there, in place of the one that the examples name.
+fn with_secrets(text: &str, folder: &tempfile::TempDir) -> String {
+    for file in ["kafka-password", "collector"] {
+        std::fs::write(folder.path().join(file), "hunter2\n").unwrap();
+    }
+    assert!(text.contains(SECRETS));
+    text.replace(SECRETS, &folder.path().display().to_string())
 }
 
 fn load(file: Option<&str>, env: &[(&str, &str)]) -> Result<(Config, Sources), ConfigError> {
@@ -66,7 +67,7 @@ fn the_local_default_names_every_setting() {
         .flat_map(|line| [line, "\n"])
         .collect();
     let folder = tempfile::tempdir().unwrap();
-    let uncommented = with_password_file(&uncommented, &folder);
+    let uncommented = with_secrets(&uncommented, &folder);
     let (config, _) = load(Some(&uncommented), &[]).unwrap();
     assert_eq!(config.keys_file(), PathBuf::from("./data/keys.json"));
     assert_eq!(
@@ -110,7 +111,7 @@ fn the_production_example_loads_and_has_no_development_key() {
 #[test]
 fn the_production_example_for_kafka_loads() {
     let folder = tempfile::tempdir().unwrap();
-    let (config, _) = load(Some(&with_password_file(PRODUCTION_KAFKA, &folder)), &[]).unwrap();
+    let (config, _) = load(Some(&with_secrets(PRODUCTION_KAFKA, &folder)), &[]).unwrap();
     assert_eq!(config.log.kind, LogKind::Kafka);
     assert!(!config.auth.local_dev_key && !config.catalogue.seed);
     let options = config.kafka_options().unwrap();
@@ -127,8 +128,8 @@ fn the_settings_of_deployments_load() {
     let pod = include_str!("../../../../deploy/kubernetes/base/tally.toml");
     let on_kafka = include_str!("../../../../deploy/kubernetes/overlays/kafka/tally.toml");
     let folder = tempfile::tempdir().unwrap();
-    let on_kafka = on_kafka.replace("/run/secrets/kafka/password", PASSWORD_FILE);
-    let on_kafka = with_password_file(&on_kafka, &folder);
+    let on_kafka = on_kafka.replace("/run/secrets/kafka/password", "/run/secrets/kafka-password");
+    let on_kafka = with_secrets(&on_kafka, &folder);
     for (text, kind) in [
         (image, LogKind::Embedded),
         (pod, LogKind::Embedded),
