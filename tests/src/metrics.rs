@@ -98,7 +98,9 @@ impl Catalogue {
     }
 
     fn when(entry: &Value, whens: &[&str]) -> bool {
-        entry["when"].as_str().is_some_and(|when| whens.contains(&when))
+        entry["when"]
+            .as_str()
+            .is_some_and(|when| whens.contains(&when))
     }
 
     /// How many series there are at most of the metrics that such servers have.
@@ -120,7 +122,11 @@ impl Catalogue {
             let entry = entry.unwrap_or_else(|| panic!("{name} is not in the catalogue"));
             assert_eq!(entry["type"], kind.as_str(), "{name}");
             assert_eq!(entry["help"], metrics.help[name].as_str(), "{name}");
-            assert!(Self::when(entry, whens), "{name} is there although {}", entry["when"]);
+            assert!(
+                Self::when(entry, whens),
+                "{name} is there although {}",
+                entry["when"]
+            );
         }
         for series in metrics.series.keys() {
             self.check_series(metrics, series);
@@ -130,7 +136,10 @@ impl Catalogue {
             .map(|(name, _)| name)
             .filter(|name| !metrics.types.contains_key(*name))
             .collect();
-        assert!(missing.is_empty(), "in the catalogue, and never exported: {missing:?}");
+        assert!(
+            missing.is_empty(),
+            "in the catalogue, and never exported: {missing:?}"
+        );
     }
 
     fn check_series(&self, metrics: &Metrics, series: &str) {
@@ -138,7 +147,12 @@ impl Catalogue {
         let family = ["_bucket", "_sum", "_count"]
             .iter()
             .filter_map(|end| name.strip_suffix(end))
-            .find(|family| metrics.types.get(*family).is_some_and(|kind| kind == "histogram"));
+            .find(|family| {
+                metrics
+                    .types
+                    .get(*family)
+                    .is_some_and(|kind| kind == "histogram")
+            });
         let entry = &self.0[family.unwrap_or(name)];
         let mut found = labels_of(series);
         found.retain(|(label, _)| label != "le");

@@ -62,8 +62,14 @@ fn a_scrape_is_what_the_catalogue_says() {
     assert_eq!(metrics.sum("tally_interactions_total", &[]), 3.0);
     let of = |name: &str, label: &str| metrics.sum(name, &[label]);
     assert_eq!(of("tally_projector_waits_total", "result=\"folded\""), 3.0);
-    assert_eq!(metrics.sum("tally_projector_wait_duration_seconds_count", &[]), 3.0);
-    assert_eq!(metrics.sum("tally_projector_event_to_visible_seconds_count", &[]), 3.0);
+    assert_eq!(
+        metrics.sum("tally_projector_wait_duration_seconds_count", &[]),
+        3.0
+    );
+    assert_eq!(
+        metrics.sum("tally_projector_event_to_visible_seconds_count", &[]),
+        3.0
+    );
     let appends = "tally_log_append_duration_seconds_count";
     assert_eq!(of(appends, "log=\"interactions\""), 3.0);
     assert!(of(appends, "log=\"catalogue\"") >= 1.0, "it was seeded");
@@ -71,7 +77,10 @@ fn a_scrape_is_what_the_catalogue_says() {
     assert_eq!(metrics.sum("tally_projector_lag_seconds", &[]), 0.0);
     let route = "tally_http_request_duration_seconds_count";
     assert_eq!(of(route, "route=\"interact\""), 3.0);
-    let (left, size) = ("tally_data_dir_available_bytes", "tally_data_dir_size_bytes");
+    let (left, size) = (
+        "tally_data_dir_available_bytes",
+        "tally_data_dir_size_bytes",
+    );
     assert!(metrics.sum(left, &[]) > 0.0 && metrics.sum(left, &[]) <= metrics.sum(size, &[]));
 }
 
@@ -91,7 +100,10 @@ fn provoke(server: &Server, from: u64) {
         for path in paths {
             let path = path.replace('"', "%22");
             for method in ["GET", "DELETE", "OPTIONS", &format!("M{n}")] {
-                let _ = Request::new(method, &path).bearer(LOCAL_KEY).send(to).status;
+                let _ = Request::new(method, &path)
+                    .bearer(LOCAL_KEY)
+                    .send(to)
+                    .status;
             }
             let _ = Request::get(&path).send(server.management()).status;
         }
@@ -104,8 +116,12 @@ fn provoke(server: &Server, from: u64) {
             let _ = interaction_request(kind, n, interaction).send(to).status;
         }
         let requests = [
-            Request::post(INTERACT).bearer(&format!("key-{n}")).json("{}"),
-            Request::post(INTERACT).bearer(&format!("a.{n}.c")).json("{}"),
+            Request::post(INTERACT)
+                .bearer(&format!("key-{n}"))
+                .json("{}"),
+            Request::post(INTERACT)
+                .bearer(&format!("a.{n}.c"))
+                .json("{}"),
             Request::post(INTERACT).json("{}"),
             Request::post(INTERACT).bearer(LOCAL_KEY).json("{"),
             Request::post(INTERACT)
@@ -142,7 +158,11 @@ fn the_number_of_series_is_bounded_whatever_clients_send() {
     let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "new series: {new:?}");
     let most = catalogue.most_series(&["always"]);
-    assert!(after.len() <= most, "{} series, more than {most}", after.len());
+    assert!(
+        after.len() <= most,
+        "{} series, more than {most}",
+        after.len()
+    );
     println!("{} series of at most {most}", after.len());
 }
 
@@ -156,13 +176,18 @@ fn a_scrape_is_cheap() {
     let mut times: Vec<_> = (0..50)
         .map(|_| {
             let began = Instant::now();
-            let answer = connection.send(&Request::get("/metrics")).expect("an answer");
+            let answer = connection
+                .send(&Request::get("/metrics"))
+                .expect("an answer");
             assert_eq!(answer.status, 200);
             began.elapsed()
         })
         .collect();
     times.sort();
     let series = server.metrics().series.len();
-    println!("{series} series: median {:?}, longest {:?}", times[25], times[49]);
+    println!(
+        "{series} series: median {:?}, longest {:?}",
+        times[25], times[49]
+    );
     assert!(times[25].as_millis() < 500, "{times:?}");
 }

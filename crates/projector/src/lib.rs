@@ -63,8 +63,8 @@ pub mod worker;
 
 pub use checkpoint::CheckpointReport;
 pub use dump::{PartitionDump, StateDump, StateSummary};
-pub use metrics::METRICS;
 pub use error::{OpenError, StateError};
+pub use metrics::METRICS;
 pub use options::Options;
 pub use projector::{PartitionStatus, Projector, Status, View};
 pub use snapshot::{SnapshotError, SnapshotName, Snapshots};

@@ -90,7 +90,10 @@ fn as_the_catalogue_says(folder: &Folder, server: &Server) {
     });
     Catalogue::of(folder).check(&metrics, whens);
     let expiry = "tally_certificate_expiry_timestamp_seconds";
-    assert_eq!(metrics.sum(expiry, &["kafka_ca"]) > 0.0, certificates.is_some());
+    assert_eq!(
+        metrics.sum(expiry, &["kafka_ca"]) > 0.0,
+        certificates.is_some()
+    );
 }
 
 /// Topics are made, interactions taken, and commands answered, by that way in alone; no command

@@ -207,7 +207,13 @@ fn opened() -> (Arc<Management>, MemoryLog, tempfile::TempDir) {
         ..Options::default()
     };
     let storage = Arc::new(RealStorage);
-        let projector = Projector::open(log.arc(), storage, dir.path(), options, &management.registry);
+    let projector = Projector::open(
+        log.arc(),
+        storage,
+        dir.path(),
+        options,
+        &management.registry,
+    );
     management.opened(Parts {
         log: log.arc(),
         catalogue_log: catalogue_log.arc(),

@@ -47,7 +47,10 @@ fn a_blocked_fold_shows_a_lag_that_grows() {
     let look = || {
         projector.head_seen(&log.arc().head(), Instant::now());
         projector.refresh_metrics();
-        (by_partition(&opening, LAG)[&home], by_partition(&opening, RECORDS)[&home])
+        (
+            by_partition(&opening, LAG)[&home],
+            by_partition(&opening, RECORDS)[&home],
+        )
     };
     let (lag, records) = look();
     assert!(lag >= 60.0, "{lag}");
@@ -84,7 +87,11 @@ fn a_dead_fold_and_a_log_without_a_head_are_no_lag_of_zero() {
     projector.head_seen(&log.arc().head(), Instant::now());
     projector.refresh_metrics();
     assert_eq!(opening.counted("tally_log_head_errors_total"), 1);
-    assert_eq!(by_partition(&opening, RECORDS), BTreeMap::new(), "nobody knows");
+    assert_eq!(
+        by_partition(&opening, RECORDS),
+        BTreeMap::new(),
+        "nobody knows"
+    );
     assert!(by_partition(&opening, LAG).values().all(|lag| *lag >= 60.0));
 }
 
@@ -112,8 +119,14 @@ fn an_interaction_is_counted_when_it_comes_and_never_again() {
     assert_eq!(counted(), 65);
     let families = opening.registry.gather();
     let name = "tally_projector_event_to_visible_seconds";
-    let family = families.iter().find(|family| family.name() == name).unwrap();
-    assert_eq!(family.get_metric()[0].get_histogram().get_sample_count(), 65);
+    let family = families
+        .iter()
+        .find(|family| family.name() == name)
+        .unwrap();
+    assert_eq!(
+        family.get_metric()[0].get_histogram().get_sample_count(),
+        65
+    );
     projector.stop(LIMIT).unwrap();
 }
 

@@ -66,7 +66,10 @@ impl World {
     fn waits(&self) -> [u64; 3] {
         let families = self.registry.gather();
         let name = "tally_projector_waits_total";
-        let family = families.iter().find(|family| family.name() == name).unwrap();
+        let family = families
+            .iter()
+            .find(|family| family.name() == name)
+            .unwrap();
         ["folded", "timed_out", "gone"].map(|result| {
             let mut all = family.get_metric().iter();
             let of_it = all.find(|metric| metric.get_label()[0].value() == result);
