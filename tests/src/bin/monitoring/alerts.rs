@@ -10,6 +10,9 @@ use tally_tests::deploy;
 use crate::cases::{CASES, Case};
 use crate::scene::Row;
 
+/// A case, and its rows where it came out as it must.
+type Done = (&'static str, Option<Vec<Row>>);
+
 /// Runs the cases of these names, or all; whether each came out as it must, and, where all were
 /// run, whether no alert was left out.
 pub(crate) fn run(names: &[String], jobs: usize) -> bool {
@@ -22,7 +25,7 @@ pub(crate) fn run(names: &[String], jobs: usize) -> bool {
     }
     let wanted = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.0);
     let left: Mutex<Vec<&Case>> = Mutex::new(CASES.iter().filter(wanted).rev().collect());
-    let done: Mutex<Vec<(&str, Option<Vec<Row>>)>> = Mutex::default();
+    let done: Mutex<Vec<Done>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
@@ -75,7 +78,7 @@ fn shipped_alerts() -> Vec<String> {
         .collect()
 }
 
-fn print_table(done: &[(&str, Option<Vec<Row>>)]) {
+fn print_table(done: &[Done]) {
     println!(
         "| alert | durations ÷ | what was done | fires after | what it says | what ended it | clears after |"
     );
