@@ -126,13 +126,13 @@ fn provoke(server: &Server, from: u64) {
             Request::post(INTERACT).bearer(LOCAL_KEY).json("{"),
             Request::post(INTERACT)
                 .bearer(LOCAL_KEY)
-                .header("Content-Type", &format!("a/{n}"))
+                .header("Content-Type", format!("a/{n}"))
                 .body("{}"),
             interaction_request("quest", n, "view")
-                .header("Idempotency-Key", &format!("key-{n}"))
-                .header("X-Request-Id", &format!("id-{n}"))
-                .header("User-Agent", &format!("agent-{n}"))
-                .header("traceparent", &format!("00-{n:032x}-{n:016x}-01")),
+                .header("Idempotency-Key", format!("key-{n}"))
+                .header("X-Request-Id", format!("id-{n}"))
+                .header("User-Agent", format!("agent-{n}"))
+                .header("traceparent", format!("00-{n:032x}-{n:016x}-01")),
         ];
         for request in requests {
             let _ = request.send(to).status;

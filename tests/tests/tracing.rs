@@ -134,24 +134,7 @@ fn spans_hold_nothing_of_clients() {
     let collector = Collector::new();
     let folder = traced(&collector.endpoint(), "1");
     let server = folder.start();
-    for id in 0..20_u64 {
-        let resource = 7_310_000 + id;
-        let odd = interaction_request("ai_note", resource, "like")
-            .header("Idempotency-Key", format!("k-odd-{id}"))
-            .header("X-Request-Id", format!("r-odd-{id}"))
-            .header("User-Agent", "odd-agent");
-        let missing = odd.send(server.api());
-        assert_eq!(missing.status, 404, "{}", missing.text());
-        let method = Request::new(&format!("ODD{id}"), "/api/v1/metrics/interact/");
-        let answers = [
-            method.bearer(LOCAL_KEY).send(server.api()),
-            Request::get(&format!("/odd/path/{id}")).send(server.api()),
-            Request::get(&resource_path("quest", resource))
-                .bearer("odd-key")
-                .send(server.api()),
-        ];
-        assert_eq!(answers.map(|answer| answer.status), [405, 404, 401]);
-    }
+    send_what_is_odd(&server);
     let there = interaction_request("ai_note", 15, "like")
         .header("Idempotency-Key", "k-odd")
         .send(server.api());
@@ -211,6 +194,28 @@ fn spans_hold_nothing_of_clients() {
         ("output", server.output()),
     ] {
         assert!(!text.contains(SECRET), "{place}: {text}");
+    }
+}
+
+/// Requests full of what no span may hold; all are refused.
+fn send_what_is_odd(server: &Server) {
+    for id in 0..20_u64 {
+        let resource = 7_310_000 + id;
+        let odd = interaction_request("ai_note", resource, "like")
+            .header("Idempotency-Key", format!("k-odd-{id}"))
+            .header("X-Request-Id", format!("r-odd-{id}"))
+            .header("User-Agent", "odd-agent");
+        let missing = odd.send(server.api());
+        assert_eq!(missing.status, 404, "{}", missing.text());
+        let method = Request::new(&format!("ODD{id}"), "/api/v1/metrics/interact/");
+        let answers = [
+            method.bearer(LOCAL_KEY).send(server.api()),
+            Request::get(&format!("/odd/path/{id}")).send(server.api()),
+            Request::get(&resource_path("quest", resource))
+                .bearer("odd-key")
+                .send(server.api()),
+        ];
+        assert_eq!(answers.map(|answer| answer.status), [405, 404, 401]);
     }
 }
 

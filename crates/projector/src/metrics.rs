@@ -1,4 +1,4 @@
-//! What Prometheus sees of the projector; [`table`] describes it.
+//! What Prometheus sees of the projector; `table` describes it.
 
 mod table;
 
