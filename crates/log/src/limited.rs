@@ -16,6 +16,8 @@ use crate::contract::{
 
 /// How long a read of the log takes at most, so that one that is woken or over ends.
 const STEP: Duration = Duration::from_millis(500);
+/// How often something is handed on, at a rate.
+const BATCHES_A_SECOND: usize = 4;
 
 /// See the [module](self). Nothing is appended through it, and how far its readers are is told to
 /// nobody.
@@ -96,7 +98,7 @@ impl EventLog for LimitedLog {
             rate: self.rate,
             next: from.to_vec(),
             read: Batch::new(),
-            ahead: false,
+            taken: 0,
             woken: Arc::default(),
         }))
     }
@@ -140,8 +142,8 @@ struct LimitedReader {
     rate: Option<u64>,
     next: Vec<Position>,
     read: Batch,
-    /// The inner reader has passed records that were not shown yet.
-    ahead: bool,
+    /// How many records of it were handed on, or passed over.
+    taken: usize,
     woken: Arc<AtomicBool>,
 }
 
@@ -172,30 +174,60 @@ impl LimitedReader {
         }
     }
 
-    /// Takes from what was read what may be shown, and moves on.
+    /// Takes from what was read what may be shown, and moves on. At a rate it is a part of a second's at
+    /// most, so that whoever reads is seen to move.
     fn take(&mut self, batch: &mut Batch) {
         let until = self.shared.until.lock().clone();
-        for record in self.read.iter() {
+        let rate = self
+            .rate
+            .map(|rate| usize::try_from(rate).unwrap_or(usize::MAX));
+        let most = rate.map_or(usize::MAX, |rate| (rate / BATCHES_A_SECOND).max(1));
+        for record in self.read.iter().skip(self.taken) {
+            if batch.len() >= most {
+                return;
+            }
+            self.taken += 1;
             let Position { partition, offset } = record.position;
-            let shown = |next: &Position| {
+            let mut next = self.next.iter_mut();
+            let shown = |next: &&mut Position| {
                 next.partition == partition
                     && offset >= next.offset
-                    && offset < Self::until(&until, *next)
+                    && offset < Self::until(&until, **next)
             };
-            if self.next.iter().any(shown) {
+            if let Some(next) = next.find(shown) {
+                next.offset = offset.saturating_add(1);
                 let time = record.append_time_millis;
                 batch.push(partition, offset, time, record.key, record.value);
             }
         }
         for read in self.inner.positions() {
             let of = |next: &&mut Position| next.partition == read.partition;
-            let Some(next) = self.next.iter_mut().find(of) else {
-                continue;
-            };
-            let limit = Self::until(&until, *next);
-            self.ahead |= read.offset > limit;
-            next.offset = next.offset.max(read.offset.min(limit));
+            if let Some(next) = self.next.iter_mut().find(of) {
+                let limit = Self::until(&until, *next);
+                next.offset = next.offset.max(read.offset.min(limit));
+            }
         }
+    }
+
+    /// Reads on. Where the inner reader has passed records that may be shown by now, that is from those on,
+    /// and of their partitions alone: what others wait for may be far behind.
+    fn read(&mut self, wait: Duration) -> Result<(), ReadError> {
+        let until = self.shared.until.lock().clone();
+        let wanted = self.next.iter().copied();
+        let wanted = wanted.filter(|next| next.offset < Self::until(&until, *next));
+        let wanted: Vec<Position> = wanted.collect();
+        let read = self.inner.positions();
+        let passed = |next: &Position| {
+            let mut read = read.iter();
+            let read = read.find(|read| read.partition == next.partition);
+            read.is_none_or(|read| read.offset > next.offset)
+        };
+        if wanted.iter().any(passed) {
+            self.inner = self.log.reader(&wanted)?;
+            *self.wake_inner.lock() = self.inner.waker();
+        }
+        self.taken = 0;
+        self.inner.next(&mut self.read, wait)
     }
 
     /// Waits as long as so many records take at the rate.
@@ -226,12 +258,10 @@ impl LogReader for LimitedReader {
             if !self.wait(deadline) {
                 return Ok(());
             }
-            if std::mem::take(&mut self.ahead) {
-                self.inner = self.log.reader(&self.next)?;
-                *self.wake_inner.lock() = self.inner.waker();
+            if self.taken >= self.read.len() {
+                let left = deadline.map_or(wait, |at| at.saturating_duration_since(Instant::now()));
+                self.read(left.min(STEP))?;
             }
-            let left = deadline.map_or(wait, |at| at.saturating_duration_since(Instant::now()));
-            self.inner.next(&mut self.read, left.min(STEP))?;
             self.take(batch);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline)
                 || self.woken.swap(false, Ordering::AcqRel)

@@ -12,6 +12,8 @@ mod faults;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod limited;
+#[cfg(test)]
 mod opening;
 #[cfg(test)]
 mod repair;
