@@ -167,7 +167,7 @@ fn took(work: impl FnOnce()) -> Duration {
 /// Kills the command, the server, or both, as the round says; whether the command had ended by itself.
 fn kill_in_turn(round: u64, command: &mut Child, server: &mut Server) -> bool {
     let ended = command.try_wait().expect("a child of ours").is_some();
-    if round % 3 != 0 {
+    if !round.is_multiple_of(3) {
         server.kill();
     }
     if round % 3 != 1 {

@@ -230,6 +230,20 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether what is stored is damaged, and not only out of reach for now.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => error.damage,
+            Self::Damaged(_) => true,
+            Self::Redo { .. }
+            | Self::TimedOut(_)
+            | Self::Renewing
+            | Self::Reopening
+            | Self::NoSuchPartition(_)
+            | Self::Failed(_) => false,
+        }
+    }
+
     /// What became of an operation on a file or folder, for `map_err`.
     pub(crate) fn file<'a>(path: &'a Path, doing: &'static str) -> impl Fn(io::Error) -> Self + 'a {
         move |cause| Self::Redo {

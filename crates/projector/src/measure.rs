@@ -44,7 +44,8 @@ impl Projector {
         let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         let partitions = status.partitions.iter();
         let dead_letters: u64 = partitions.map(|partition| partition.dead_letters).sum();
-        if !status.reopening {
+        // A beginning of the log has not all of them.
+        if !status.reopening && !status.stale {
             metrics.dead_letters.set(gauge(dead_letters));
         }
         metrics.stale.set(i64::from(status.stale));
@@ -104,6 +105,9 @@ impl Projector {
         let metrics = &self.lasting.metrics;
         if let Ok(bytes) = life.shared.store.disk_bytes() {
             metrics.checkpoint.store_bytes.set(gauge(bytes));
+        }
+        if life.old().is_some() {
+            return;
         }
         match self.oldest_letter(&life) {
             Ok(oldest) => {

@@ -20,7 +20,7 @@ use crate::hot::HotResource;
 use crate::life::{Lasting, Life};
 use crate::loader::{AtHand, Wanted};
 use crate::metrics::Metrics;
-use crate::options::Options;
+use crate::options::{Options, OtherFold};
 use crate::reopen::Reopening;
 use crate::snapshot::clear_spool;
 use crate::store::{OpenStore, SledStore, Store, StoreError};
@@ -35,7 +35,8 @@ pub struct View {
     pub toggles: Toggles,
     /// The newest record applied in the resource's partition; `None` before the first.
     pub position: Option<Position>,
-    /// Whether it is as another version of the fold left it, which is being folded anew.
+    /// Whether it is as another version of the fold left it, which is being folded anew; or of a beginning of
+    /// the log, where that can't be read any more.
     pub stale: bool,
 }
 
@@ -133,7 +134,7 @@ impl Projector {
         options: Options,
         registry: &prometheus::Registry,
     ) -> Result<Self, OpenError> {
-        let lasting = Lasting {
+        let mut lasting = Lasting {
             waiters: Arc::new(Waiters::new(log.identity().partitions, options.max_waiters)),
             metrics: Metrics::register(registry)?,
             hot: Arc::default(),
@@ -149,7 +150,16 @@ impl Projector {
             stale: Arc::default(),
         };
         clear_spool(dir);
-        let life = Life::begin(&lasting, Vec::new())?;
+        let mut life = Life::begin(&lasting, Vec::new());
+        if let (Err(OpenError::Held(held)), OtherFold::Serve) = (&life, lasting.options.other_fold)
+        {
+            // Somebody makes a state beside it, or has it open; whoever has it open still has it then.
+            tracing::warn!(%held, "a state of another fold can't answer meanwhile");
+            lasting.options.other_fold = OtherFold::SetAside;
+            life = Life::begin(&lasting, Vec::new());
+            lasting.options.other_fold = OtherFold::Serve;
+        }
+        let life = life?;
         Ok(Self {
             current: RwLock::new(Some(Arc::new(life))),
             lasting,
@@ -236,7 +246,7 @@ impl Projector {
         let partition = self.partition_of(resource);
         let usable = |life: &Life| life.old().is_some() || life.is_as_far(partition);
         let mut life = self.life_where(usable)?;
-        if let Some(view) = life.read_old(partition, resource, user) {
+        if let Some(view) = life.read_old(partition, resource, user)? {
             return Ok(view);
         }
         if !life.is_as_far(partition) {
@@ -254,10 +264,13 @@ impl Projector {
     pub fn read_newest(&self, resource: Resource, user: &UserId) -> Result<View, StateError> {
         let life = self.life_soon()?;
         let partition = self.partition_of(resource);
-        match life.read_old(partition, resource, user) {
-            Some(view) => Ok(view),
-            None => Self::read_of(&life, partition, resource, user),
+        if let Some(view) = life.read_old(partition, resource, user)? {
+            return Ok(view);
         }
+        let mut view = Self::read_of(&life, partition, resource, user)?;
+        // Of a beginning of the log: less than was shown before.
+        view.stale = life.renewal.is_some() && !life.is_as_far(partition);
+        Ok(view)
     }
 
     fn partition_of(&self, resource: Resource) -> Partition {

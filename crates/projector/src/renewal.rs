@@ -137,19 +137,28 @@ impl Life {
     }
 
     /// What that has of a resource and a user; `None` where there is none, or none any more.
+    ///
+    /// # Errors
+    /// What may pass: only damage ends it.
     pub(crate) fn read_old(
         &self,
         partition: Partition,
         resource: Resource,
         user: &UserId,
-    ) -> Option<View> {
-        let read = self.old()?.read(partition, resource, user);
-        let lost = |error| {
-            self.renewal
-                .as_ref()
-                .map(|renewal| renewal.lose_old(&error))
+    ) -> Result<Option<View>, StateError> {
+        let Some(old) = self.old() else {
+            return Ok(None);
         };
-        read.map_err(lost).ok()
+        match old.read(partition, resource, user) {
+            Ok(view) => Ok(Some(view)),
+            Err(error) if error.is_damage() => {
+                if let Some(renewal) = &self.renewal {
+                    renewal.lose_old(&error);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -178,28 +178,7 @@ impl Ingest {
         if let Trace::Ours(trace) = trace {
             trace.appends(partition, &ack, place);
         }
-        let wait = self.projector.waiting();
-        // While the whole log is folded anew nobody's event comes soon.
-        let patience = if self.projector.is_stale() {
-            Duration::ZERO
-        } else {
-            self.limits.verdict
-        };
-        // What is rare is boxed: it need not make every request large.
-        let settled = match timeout(patience, &mut fate).await {
-            Ok(Ok(fate)) => {
-                wait.settled(&fate);
-                Some(fate)
-            }
-            Ok(Err(_)) => {
-                wait.timed_out();
-                None
-            }
-            Err(_) => {
-                wait.timed_out();
-                Box::pin(word_of_log(deadline, &mut fate, &ack, place)).await
-            }
-        };
+        let settled = self.settled(deadline, &mut fate, (&ack, place)).await;
         waiting.settled = settled.is_some();
         if let (Trace::Ours(trace), Some(fate)) = (trace, &settled) {
             trace.settles(fate);
@@ -210,6 +189,33 @@ impl Ingest {
         };
         waiting.answered = true;
         answer
+    }
+
+    /// What becomes of an event, where that is known in time.
+    async fn settled(
+        &self,
+        deadline: Instant,
+        fate: &mut oneshot::Receiver<EventFate>,
+        (ack, place): (&Ack, usize),
+    ) -> Option<EventFate> {
+        // While the whole log is folded anew nobody's event comes soon, and nobody waits for it.
+        let wait = (!self.projector.is_stale()).then(|| self.projector.waiting());
+        let patience = match &wait {
+            Some(_) => self.limits.verdict,
+            None => Duration::ZERO,
+        };
+        let settled = timeout(patience, &mut *fate).await;
+        if let Some(wait) = wait {
+            match &settled {
+                Ok(Ok(fate)) => wait.settled(fate),
+                Ok(Err(_)) | Err(_) => wait.timed_out(),
+            }
+        }
+        match settled {
+            Ok(fate) => fate.ok(),
+            // What is rare is boxed: it need not make every request large.
+            Err(_) => Box::pin(word_of_log(deadline, fate, ack, place)).await,
+        }
     }
 
     /// An id and a time, of one reading of the clock.

@@ -150,7 +150,14 @@ impl RequestCounters {
     fn new(family: IntCounterVec) -> Self {
         let many = Route::LABELS.len() * METHODS.len() * STATUSES.len();
         let made = (0..many).map(|_| OnceLock::new()).collect();
-        Self { family, made }
+        let counters = Self { family, made };
+        for (route, method) in [(Route::Interact, "POST"), (Route::Resource(None), "GET")] {
+            for status in ["500", "503"] {
+                // There from the start, so that the first failures are seen as a rise.
+                let _ = counters.get(route, method, status);
+            }
+        }
+        counters
     }
 
     fn get(&self, route: Route, method: &str, status: &str) -> Option<&IntCounter> {

@@ -136,6 +136,10 @@ async fn wait(
     before: View,
 ) -> Result<(View, bool), ApiError> {
     let api = &worker.api;
+    if before.stale {
+        // While the whole log is folded anew nothing becomes visible soon.
+        return Ok((before, false));
+    }
     let applied = api
         .projector
         .wait_for_position(position, worker.ingest.mailbox())

@@ -170,7 +170,11 @@ async fn partition(
     management: web::Data<Management>,
     partition: web::Path<Partition>,
 ) -> HttpResponse {
-    streamed(management, move |parts, out, _| {
+    streamed(management, move |parts, out, stop| {
+        if parts.projector.is_renewing() {
+            // A beginning of the new state is no proof of anything.
+            inspect::catch_up(&parts.projector, stop)?;
+        }
         let dump = parts.projector.dump_partition(*partition)?;
         inspect::partition_cat(&dump, out)
     })

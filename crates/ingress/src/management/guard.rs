@@ -31,10 +31,15 @@ use crate::metrics::ADMIN_REFUSALS;
 const FETCH_SITE: &str = "sec-fetch-site";
 
 /// Headers that only a proxy adds.
-const PROXY: [&str; 4] = [
+const PROXY: [&str; 9] = [
     "forwarded",
+    "via",
+    "x-envoy-external-address",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
     "x-real-ip",
 ];
 
@@ -109,7 +114,9 @@ impl Guard {
 
     /// A peer with the address that is listened on is this host too.
     fn is_here(&self, ip: IpAddr) -> bool {
-        ip.to_canonical().is_loopback() || ip == self.bound.ip()
+        let bound = self.bound.ip();
+        // To listen on all addresses is to have none of them.
+        ip.to_canonical().is_loopback() || (ip == bound && !bound.is_unspecified())
     }
 
     /// How the one Host header names us, where it does.

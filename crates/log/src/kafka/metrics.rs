@@ -258,6 +258,7 @@ impl ClientMetrics {
         for broker in statistics.brokers.values() {
             self.broker(broker);
         }
+        self.missing(statistics);
     }
 
     pub(super) fn committed(&self, well: bool) {
@@ -317,6 +318,21 @@ impl ClientMetrics {
                     .with_label_values(&[client, &number, quantile])
                     .set(seconds);
             }
+        }
+    }
+
+    /// A broker that is not spoken of any more has no connection: the client forgets those that the cluster
+    /// does not name, which is what it does with one that is down.
+    fn missing(&self, statistics: &Statistics) {
+        let spoken_of = |id: i32| {
+            let mut brokers = statistics.brokers.values();
+            brokers.any(|broker| broker.nodeid == id)
+        };
+        let before = self.before.lock();
+        let known = before.keys().filter(|(_, name)| *name == "tx");
+        for (id, _) in known.filter(|(id, _)| !spoken_of(*id)) {
+            let labels: [&str; 2] = [&*self.label, &id.to_string()];
+            self.all.brokers.up.with_label_values(&labels).set(0);
         }
     }
 

@@ -30,6 +30,10 @@ impl Projector {
         let to = self.lasting.options.snapshots.as_ref();
         let to = to.ok_or(SnapshotError::Nowhere)?;
         let _one = self.snapshotting.lock();
+        if self.is_renewing() {
+            // One that is cut short would leave them to be proven with the next.
+            return Err(StateError::Renewing.into());
+        }
         let taken = self.take_all(to, each);
         self.lasting.metrics.snapshots.ended(&taken);
         taken.map(drop)

@@ -11,6 +11,8 @@ use tally_projector::{Projector, RenewalProgress};
 
 use crate::failure::{Failure, with_causes};
 
+/// Between two looks whether there is one.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two words of how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,10 +25,16 @@ impl Drop for Ended {
     }
 }
 
-/// Sees a state through that is made anew, where one is. Returns why it can't go on, and never else.
+/// Sees a state through that is made anew, whenever one is: a state of another fold may also be put in the
+/// place of the one that serves. Returns why it can't go on, and never else.
 pub(super) async fn make_new(projector: &Arc<Projector>, management: &Arc<Management>) -> Failure {
-    if projector.is_renewing() {
-        let ended = Ended(Arc::default());
+    let ended = Ended(Arc::default());
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        if !projector.is_renewing() {
+            continue;
+        }
         let stop = Arc::clone(&ended.0);
         let (projector, management) = (Arc::clone(projector), Arc::clone(management));
         let renewing = tokio::task::spawn_blocking(move || {
@@ -45,7 +53,6 @@ pub(super) async fn make_new(projector: &Arc<Projector>, management: &Arc<Manage
             Err(error) => return Failure::of(error),
         }
     }
-    std::future::pending().await
 }
 
 /// Says now and then how far it is.

@@ -85,7 +85,13 @@ impl Ended {
                 }
                 Err(_) => tracing::error!("taking snapshots panicked; it is tried again in time"),
             }
-            due = Instant::now() + every;
+            // While the state is made anew there is none to take them of; soon there is.
+            let pause = if projector.is_renewing() {
+                SOON.min(every)
+            } else {
+                every
+            };
+            due = Instant::now() + pause;
         }
     }
 }
