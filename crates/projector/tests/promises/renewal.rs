@@ -262,13 +262,25 @@ fn what_must_not_be_while_a_state_is_made_anew_is_refused() {
     });
     let error = refusal(refusing.try_open(&log, dir.path()));
     assert!(matches!(error, OpenError::NotThisFold { .. }), "{error}");
-    let lock = tally_projector::swap::alone(&RealStorage, dir.path()).unwrap();
-    let error = refusal(serving().try_open(&log, dir.path()));
-    assert!(matches!(error, OpenError::Held(_)), "{error}");
-    drop(lock);
     let projector = serving().open(&log, dir.path());
     assert!(projector.swap(Incoming::Shadow).is_err());
     let other = tally_projector::swap::alone(&RealStorage, dir.path()).unwrap();
     assert!(other.is_none(), "nobody else makes one");
     assert!(projector.is_renewing());
+}
+
+/// Protects a start after an update, while somebody makes a state beside the one that is used: it is a rebuild and
+/// no refusal. Nothing of the other fold is shown then.
+#[test]
+fn a_start_beside_a_rebuild_folds_the_log_anew() {
+    let (log, dir) = of_other_fold();
+    let alone = tally_projector::swap::alone(&RealStorage, dir.path()).unwrap();
+    assert!(alone.is_some());
+    let projector = serving().open(&log, dir.path());
+    assert!(!projector.is_stale() && !projector.is_renewing());
+    catch_up(&projector);
+    assert_eq!(projector.dump().unwrap(), folded(&log));
+    assert_eq!(set_aside(dir.path()), 1);
+    drop(alone);
+    projector.stop(LIMIT).unwrap();
 }
