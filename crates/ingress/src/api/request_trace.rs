@@ -24,6 +24,8 @@ const TRACEPARENT: &str = "traceparent";
 
 /// A traced request that takes longer than this is named in a log line.
 const SLOW: Duration = Duration::from_secs(1);
+/// How many traces of others a thread adds to in a second: anybody may send the header, also who is refused.
+const JOINED_A_SECOND: u32 = 100;
 /// Such lines of one thread are at least this far apart: clients say what is traced.
 const BETWEEN_LINES: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ pub(crate) enum Trace<'a> {
 pub(crate) struct Tracer {
     traces: Option<Traces>,
     chance: Cell<u64>,
+    /// How many traces of others were added to since that moment.
+    joined: Cell<(Instant, u32)>,
     last_line: Cell<Option<Instant>>,
 }
 
@@ -80,6 +84,7 @@ impl Tracer {
             traces,
             // What is sampled need not be hard to guess; ids come from the system.
             chance: Cell::new(getrandom::u64().unwrap_or(1)),
+            joined: Cell::new((Instant::now(), 0)),
             last_line: Cell::new(None),
         }
     }
@@ -88,11 +93,22 @@ impl Tracer {
     pub(crate) fn begin(&self, headers: &HeaderMap, started: Instant) -> Option<Box<RequestTrace>> {
         let traces = self.traces.as_ref()?;
         match parent(headers) {
-            Some(parent) if parent.sampled() => RequestTrace::begin(Some(parent), started),
+            Some(parent) if parent.sampled() && self.may_join(started) => {
+                RequestTrace::begin(Some(parent), started)
+            }
             Some(_) => None,
             None if self.drawn(traces.ratio) => RequestTrace::begin(None, started),
             None => None,
         }
+    }
+
+    fn may_join(&self, now: Instant) -> bool {
+        let (since, mut joined) = self.joined.get();
+        let over = now.saturating_duration_since(since) >= Duration::from_secs(1);
+        let since = if over { now } else { since };
+        joined = if over { 1 } else { joined.saturating_add(1) };
+        self.joined.set((since, joined));
+        joined <= JOINED_A_SECOND
     }
 
     /// SplitMix64, by Steele, Lea and Flood: some nanoseconds for each request that is not traced.

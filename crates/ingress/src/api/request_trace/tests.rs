@@ -194,3 +194,18 @@ fn lines_about_traced_requests_are_kept_apart() {
     assert!(!tracer.may_say(now + BETWEEN_LINES / 2));
     assert!(tracer.may_say(now + BETWEEN_LINES));
 }
+
+/// Protects collector and threads from whoever sends a header with each request: past a bound traces of others are
+/// handed on and no more.
+#[test]
+fn not_every_trace_of_others_is_added_to() {
+    let (tracer, _) = tracer(0.0);
+    let start = Instant::now();
+    let added = |at: Instant| {
+        let begun = (0..500).map(|_| tracer.begin(&headers(GOOD), at));
+        begun.flatten().count()
+    };
+    assert_eq!(added(start), 100);
+    assert_eq!(added(start), 0);
+    assert_eq!(added(start + Duration::from_secs(2)), 100);
+}

@@ -39,6 +39,8 @@ pub(super) struct Shown {
     uptime_seconds: Option<f64>,
     status: &'static str,
     reasons: Vec<Reason>,
+    /// Whether answers come from a state of another fold.
+    stale: bool,
     per_second: Rates,
     answers: Quantiles,
     visible: Quantiles,
@@ -140,6 +142,7 @@ impl Window {
                 "not_ready"
             },
             reasons,
+            stale: all.gauge("tally_projector_stale") == Some(1.0),
             answers: change.answers,
             visible: change.visible,
             waiting: all.gauge("tally_projector_waiters"),

@@ -1,6 +1,8 @@
 //! What is shown of metrics as Prometheus has them.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::*;
 use crate::management::readiness::Code;
@@ -51,6 +53,18 @@ fn what_is_not_measured_is_null() {
         );
     }
     assert_eq!(shown["partitions"], serde_json::json!([]));
+}
+
+/// Protects whoever looks after an update from taking old numbers for new ones.
+#[test]
+fn answers_of_before_an_update_are_said_to_be_that() {
+    let registry = Registry::new();
+    let stale = IntGauge::new("tally_projector_stale", "-").unwrap();
+    registry.register(Box::new(stale.clone())).unwrap();
+    for is in [0, 1] {
+        stale.set(is);
+        assert_eq!(shown(&mut Window::default(), &registry)["stale"], is == 1);
+    }
 }
 
 /// Protects the rates: of what came within the window, by what it is, and none before there are two
