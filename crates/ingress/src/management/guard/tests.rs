@@ -59,6 +59,10 @@ fn a_peer_with_the_address_that_is_listened_on_is_this_host() {
     let of = |peer| refused(Purpose::Administer, bound, peer, &[("host", bound)]);
     assert_eq!(of("192.0.2.2:5000"), None);
     assert_eq!(of("192.0.2.3:5000"), NO_KEY);
+    // To listen on all is to have no address by which a page could be led here.
+    let host = [("host", "0.0.0.0:8081")];
+    let everywhere = refused(Purpose::Administer, "0.0.0.0:8081", "127.0.0.1:1", &host);
+    assert_eq!(everywhere, NO_KEY);
 }
 
 /// Protects against DNS rebinding: the peer is loopback, the name is the attacker's. What others can
@@ -119,6 +123,7 @@ fn browsers_do_not_administer() {
         ("origin", "http://localhost"),
         (FETCH_SITE, "same-origin"),
         (FETCH_SITE, "none"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"),
     ] {
         for peer in ["127.0.0.1:1", "10.0.0.1:1"] {
             let sent = [("host", "localhost"), (name, value)];
