@@ -123,7 +123,10 @@ fn browsers_do_not_administer() {
         ("origin", "http://localhost"),
         (FETCH_SITE, "same-origin"),
         (FETCH_SITE, "none"),
-        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
+        ),
     ] {
         for peer in ["127.0.0.1:1", "10.0.0.1:1"] {
             let sent = [("host", "localhost"), (name, value)];
