@@ -179,6 +179,8 @@ toolchain() {
     debootstrap --variant=minbase --include=gcc,g++,make,perl,libc6-dev,ca-certificates bookworm "$root" \
         > "$state/debootstrap.log" 2>&1 || { tail -5 "$state/debootstrap.log" >&2; die "debootstrap"; }
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    # A network may have authorities of its own, which this machine trusts.
+    cat /etc/ssl/certs/ca-certificates.crt > "$root/etc/ssl/certs/ca-certificates.crt"
     cp -a "$sysroot/bin" "$root/usr/local/"
     mkdir -p "$root/usr/local/lib"
     cp -a "$sysroot"/lib/*.so* "$sysroot/lib/rustlib" "$root/usr/local/lib/"
