@@ -2,7 +2,7 @@
 # Brings deploy/compose.yaml up for real (Kafka, its topics, Tally, load, Prometheus), and shows Prometheus
 # answering with Tally's metrics. What is not as it must be ends it with 1. Everything is taken down again.
 #
-#   tests/deploy/compose.sh                                  builds Tally inside the container first
+#   tests/deploy/compose.sh                                builds Tally inside the container first
 #   tests/deploy/compose.sh --binary target/release/tally  with a binary that is built already
 #
 # Needs what image.sh needs, a JDK 17 and Maven (for Kafka's jars) and Debian's prometheus, all of which it
@@ -12,12 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/deploy/containers.sh
 
-binary=
-case ${1:-} in
-    '') ;;
-    --binary) binary=${2:?a path}; [ -x "$binary" ] || die "no binary: $binary" ;;
-    *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
-esac
+arguments "$@"
 
 project=tally-compose-$$
 scratch=$(mktemp -d)

@@ -13,6 +13,16 @@ die() {
     exit 1
 }
 
+# arguments ARGUMENT…: those of a script that takes a binary which is built already, or none; sets `binary`.
+arguments() {
+    binary=
+    case ${1:-} in
+        '') ;;
+        --binary) binary=${2:?a path}; [ -x "$binary" ] || die "no binary: $binary" ;;
+        *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+    esac
+}
+
 title() { printf '\n=== %s\n' "$*"; }
 
 # milliseconds: since some moment.

@@ -4,7 +4,7 @@
 # says how large it is and how soon it answers. What is not as it must be ends it with 1. Nothing is left
 # behind but what is kept for the next time, in ~/.cache/tally-containers.
 #
-#   tests/deploy/image.sh                                  builds inside the container: a quarter of an hour
+#   tests/deploy/image.sh                                builds inside the container: a quarter of an hour
 #   tests/deploy/image.sh --binary target/release/tally  puts a binary that is built already there
 #
 # Needs Debian 12 and root; installs podman and what belongs to it. There is no image registry in it: the
@@ -13,12 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/deploy/containers.sh
 
-binary=
-case ${1:-} in
-    '') ;;
-    --binary) binary=${2:?a path}; [ -x "$binary" ] || die "no binary: $binary" ;;
-    *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
-esac
+arguments "$@"
 
 name=tally-image-$$
 answers=$(mktemp -d)

@@ -19,6 +19,8 @@ mod memory_log;
 mod metrics;
 mod supervise;
 pub mod traces;
+#[cfg(test)]
+mod wait;
 
 pub use metrics::METRICS;
 

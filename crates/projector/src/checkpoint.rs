@@ -155,6 +155,23 @@ impl Checkpointer {
         while_held(progress.unwritten.as_ref())
     }
 
+    /// The same where the store has all that earlier ones took.
+    ///
+    /// # Errors
+    /// Those of `while_held`; [`StateError::Failed`] where something could not be written.
+    pub(crate) fn hold_written<T, E: From<StateError>>(
+        &self,
+        while_held: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.hold(|unwritten| {
+            if unwritten.is_some() {
+                let why = "a checkpoint could not be written".to_owned();
+                return Err(StateError::Failed(why).into());
+            }
+            while_held()
+        })
+    }
+
     pub(crate) fn checkpoint(&self, shared: &Shared) -> Result<CheckpointReport, StateError> {
         let started = Instant::now();
         let mut progress = self.progress.lock();

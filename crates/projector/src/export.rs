@@ -179,7 +179,7 @@ impl<'a> Exporter<'a> {
     }
 
     fn over(&self) -> bool {
-        self.shared.quit.load(Ordering::Acquire) || self.shared.stop_at.get().is_some()
+        self.shared.stopping()
     }
 
     fn well(&mut self) {

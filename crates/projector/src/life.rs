@@ -20,7 +20,7 @@ use crate::hot::Hot;
 use crate::lag::Lag;
 use crate::measure::OldestLetter;
 use crate::metrics::Metrics;
-use crate::options::Options;
+use crate::options::{Options, OtherFold};
 use crate::projector::{PartitionStatus, Status};
 use crate::renewal::{self, Opened, Renewal};
 use crate::shared::{Shared, Slot};
@@ -69,14 +69,18 @@ pub(crate) struct Life {
 
 impl Life {
     /// Opens the state, and starts to follow the log; `seen` is up to where a life before has answered.
-    pub(crate) fn begin(lasting: &Lasting, seen: Vec<Offset>) -> Result<Self, OpenError> {
+    pub(crate) fn begin(
+        lasting: &Lasting,
+        seen: Vec<Offset>,
+        other_fold: OtherFold,
+    ) -> Result<Self, OpenError> {
         let storage = &lasting.storage;
         let Opened {
             state: opened,
             dir,
             log,
             renewal,
-        } = renewal::open(lasting)?;
+        } = renewal::open(lasting, other_fold)?;
         let seen = match &renewal {
             // It has answered already.
             Some(renewal) => further(&seen, renewal.begins_at()),

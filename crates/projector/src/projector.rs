@@ -134,7 +134,7 @@ impl Projector {
         options: Options,
         registry: &prometheus::Registry,
     ) -> Result<Self, OpenError> {
-        let mut lasting = Lasting {
+        let lasting = Lasting {
             waiters: Arc::new(Waiters::new(log.identity().partitions, options.max_waiters)),
             metrics: Metrics::register(registry)?,
             hot: Arc::default(),
@@ -150,16 +150,15 @@ impl Projector {
             stale: Arc::default(),
         };
         clear_spool(dir);
-        let mut life = Life::begin(&lasting, Vec::new());
-        if let (Err(OpenError::Held(held)), OtherFold::Serve) = (&life, lasting.options.other_fold)
-        {
+        let begin = |other_fold| Life::begin(&lasting, Vec::new(), other_fold);
+        let life = match begin(lasting.options.other_fold) {
             // Somebody makes a state beside it, or has it open; whoever has it open still has it then.
-            tracing::warn!(%held, "a state of another fold can't answer meanwhile");
-            lasting.options.other_fold = OtherFold::SetAside;
-            life = Life::begin(&lasting, Vec::new());
-            lasting.options.other_fold = OtherFold::Serve;
-        }
-        let life = life?;
+            Err(OpenError::Held(held)) if lasting.options.other_fold == OtherFold::Serve => {
+                tracing::warn!(%held, "a state of another fold can't answer meanwhile");
+                begin(OtherFold::SetAside)?
+            }
+            life => life?,
+        };
         Ok(Self {
             current: RwLock::new(Some(Arc::new(life))),
             lasting,

@@ -52,7 +52,7 @@ pub(crate) struct Renewal {
 }
 
 /// Opens the state of a log, or the one that is made beside it.
-pub(crate) fn open(lasting: &Lasting) -> Result<Opened, OpenError> {
+pub(crate) fn open(lasting: &Lasting, other_fold: OtherFold) -> Result<Opened, OpenError> {
     lasting.stale.store(false, Ordering::Release);
     let (storage, dir) = (lasting.storage.as_ref(), &lasting.dir);
     let snapshots = lasting.options.snapshots.as_ref();
@@ -66,7 +66,7 @@ pub(crate) fn open(lasting: &Lasting) -> Result<Opened, OpenError> {
             &lasting.metrics,
         )
     };
-    let old = match open(dir, lasting.options.other_fold)? {
+    let old = match open(dir, other_fold)? {
         Opening::Ours(state) => {
             return Ok(Opened {
                 state,

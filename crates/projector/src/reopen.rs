@@ -107,7 +107,8 @@ impl Projector {
             life.end()?;
         }
         between(&self.lasting.dir)?;
-        let life = Life::begin(&self.lasting, reopening.seen.clone())?;
+        let (seen, other_fold) = (reopening.seen.clone(), self.lasting.options.other_fold);
+        let life = Life::begin(&self.lasting, seen, other_fold)?;
         let life = Arc::new(life);
         *self.current.write() = Some(Arc::clone(&life));
         // Only now: whoever came before found no life, and left it to this.

@@ -6,11 +6,8 @@ use tally_domain::Partition;
 use crate::error::StateError;
 use crate::projector::Projector;
 use crate::shared::Shared;
-use crate::store::{PUTS_PER_FLUSH, Store, layout, try_scan};
+use crate::store::{Filling, fill, layout, try_scan};
 use crate::swap::Incoming;
-
-/// The number of the checkpoint that it is.
-const CHECKPOINT: u64 = 1;
 
 impl Projector {
     /// Writes it where [`Incoming::Seeded`] is, in the place of what an earlier one left. Nobody may have that
@@ -37,43 +34,28 @@ impl Projector {
             .create_dir_all(&dir)
             .map_err(StateError::file(&dir, "made"))?;
         let to = (self.lasting.store)(&dir.join(crate::identity::STORE))?;
-        let put = |key: &[u8], value: Vec<u8>| to.put(key, Some(&layout::seal(key, value)));
-        // Cut short, it shows a checkpoint that is not whole, and is not used.
-        put(layout::BEGUN, layout::number_value(CHECKPOINT))?;
-        to.flush()?;
-        for (partition, _) in (0..).zip(&shared.slots) {
-            if partition != without {
-                shared.checkpointer.hold(|unwritten| {
-                    if unwritten.is_some() {
-                        let why = "a checkpoint could not be written".to_owned();
-                        return Err(StateError::Failed(why));
-                    }
-                    copy(shared, partition, to.as_ref())
-                })?;
+        let identity = shared.checkpointer.identity().to_value()?;
+        fill(to.as_ref(), identity, |to| {
+            for (partition, _) in (0..).zip(&shared.slots) {
+                if partition != without {
+                    let checkpointer = &shared.checkpointer;
+                    checkpointer.hold_written(|| copy(shared, partition, to))?;
+                }
             }
-        }
-        to.flush()?;
-        put(layout::IDENTITY, shared.checkpointer.identity().to_value()?)?;
-        put(layout::ENDED, layout::number_value(CHECKPOINT))?;
-        Ok(to.flush()?)
+            Ok(())
+        })
     }
 }
 
 /// Copies what the store has of a partition, its checksums checked. No checkpoint may be under way.
-fn copy(shared: &Shared, partition: Partition, to: &dyn Store) -> Result<(), StateError> {
-    let mut puts = 0_u64;
+fn copy(shared: &Shared, partition: Partition, to: &mut Filling<'_>) -> Result<(), StateError> {
     for prefix in layout::partition_prefixes(partition) {
         let copied = try_scan(shared.store.as_ref(), &prefix, |key, sealed| {
             if shared.stopping() {
                 return Err(StateError::Reopening);
             }
             layout::open(key, sealed)?;
-            to.put(key, Some(sealed))?;
-            puts += 1;
-            if puts.is_multiple_of(PUTS_PER_FLUSH) {
-                to.flush()?;
-            }
-            Ok(())
+            Ok(to.put(key, sealed)?)
         });
         copied?;
     }

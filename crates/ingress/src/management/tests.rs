@@ -1,5 +1,7 @@
 //! The management API of a server that is still opening its log: what probes and people see.
 
+use std::thread::JoinHandle;
+
 use actix_web::body::to_bytes;
 use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service};
@@ -226,6 +228,15 @@ fn opened() -> (Arc<Management>, MemoryLog, tempfile::TempDir) {
     (management, log, dir)
 }
 
+/// Eight that want to know at once why it is not ready.
+fn eight_ask(management: &Arc<Management>, asked_at: Instant) -> Vec<JoinHandle<Vec<Reason>>> {
+    let one = |_| {
+        let management = Arc::clone(management);
+        std::thread::spawn(move || management.reasons(asked_at))
+    };
+    (0..8).map(one).collect()
+}
+
 /// Protects whoever scrapes from a log that is away: there is an answer at once, it says since when
 /// nobody knows, and probes that all wait for the log hold up none of it.
 #[actix_web::test]
@@ -237,12 +248,7 @@ async fn a_scrape_does_not_wait_for_a_log_that_is_away() {
     assert!(before.contains(lag), "{before}");
     log.hold_heads(true);
     let asked_at = Instant::now();
-    let asking: Vec<_> = (0..8)
-        .map(|_| {
-            let management = Arc::clone(&management);
-            std::thread::spawn(move || management.reasons(asked_at))
-        })
-        .collect();
+    let asking = eight_ask(&management, asked_at);
     // It would be held for ever.
     let (status, _, body) = ask(&management, get("/metrics")).await;
     assert_eq!(status, StatusCode::OK);
@@ -266,12 +272,7 @@ async fn a_log_that_does_not_answer_is_asked_once() {
     let before = log.heads_asked();
     log.hold_heads(true);
     let asked_at = Instant::now();
-    let asking: Vec<_> = (0..8)
-        .map(|_| {
-            let management = Arc::clone(&management);
-            std::thread::spawn(move || management.reasons(asked_at))
-        })
-        .collect();
+    let asking = eight_ask(&management, asked_at);
     let (status, _, _) = ask(&management, get("/livez")).await;
     assert_eq!(status, StatusCode::OK);
     log.hold_heads(false);

@@ -10,10 +10,7 @@ use super::{Fetched, SnapshotError, Snapshots, Wanted, file};
 use crate::aside::set_aside;
 use crate::error::{OpenError, StateError, with_causes};
 use crate::identity::{Identity, STATE_FILES};
-use crate::store::{PUTS_PER_FLUSH, Store, layout};
-
-/// The number of the checkpoint that the restored state is.
-const CHECKPOINT: u64 = 1;
+use crate::store::{Filling, Store, fill};
 
 /// Of each partition the newest snapshot that is whole and of this fold, where there is one; in the spool,
 /// so that a state is given up only for what is at hand.
@@ -95,12 +92,16 @@ impl Newest {
     /// Puts them into an empty store. Cut short, the store shows a checkpoint that is not whole, and is
     /// not used.
     pub(crate) fn put_into(self, store: &dyn Store, identity: &Identity) -> Result<(), OpenError> {
-        let put = |key: &[u8], value: Vec<u8>| store.put(key, Some(&layout::seal(key, value)));
-        let number = || layout::number_value(CHECKPOINT);
-        let marked = put(layout::BEGUN, number()).and_then(|()| store.flush());
-        marked.map_err(StateError::Store)?;
-        for fetched in &self.0 {
-            copy(fetched, store).map_err(|error| match error {
+        let filled = fill(store, identity.to_value()?, |to| {
+            for fetched in &self.0 {
+                copy(fetched, to)?;
+                let (name, next_offset) = (fetched.name, fetched.header.next_offset);
+                tracing::info!(%name, next_offset, "a partition's state is restored from its snapshot");
+            }
+            Ok(())
+        });
+        filled.map_err(|error| {
+            let error = match error {
                 SnapshotError::State(error) => error,
                 error @ (SnapshotError::Nowhere
                 | SnapshotError::Missing
@@ -109,17 +110,9 @@ impl Newest {
                 | SnapshotError::Objects(_)
                 | SnapshotError::Damaged { .. }
                 | SnapshotError::Spool { .. }) => StateError::Failed(with_causes(&error)),
-            })?;
-            let (name, next_offset) = (fetched.name, fetched.header.next_offset);
-            tracing::info!(%name, next_offset, "a partition's state is restored from its snapshot");
-        }
-        let identity = identity.to_value()?;
-        let ended = store
-            .flush()
-            .and_then(|()| put(layout::IDENTITY, identity))
-            .and_then(|()| put(layout::ENDED, number()))
-            .and_then(|()| store.flush());
-        Ok(ended.map_err(StateError::Store)?)
+            };
+            error.into()
+        })
     }
 }
 
@@ -146,16 +139,10 @@ pub fn set_state_aside(
     Ok(set_aside(storage, dir, &STATE_FILES)?)
 }
 
-fn copy(fetched: &Fetched, store: &dyn Store) -> Result<(), SnapshotError> {
-    let mut puts = 0_u64;
+fn copy(fetched: &Fetched, to: &mut Filling<'_>) -> Result<(), SnapshotError> {
     let name = fetched.name.to_string();
-    file::read(&fetched.file.0, &name, &mut |key, value| {
-        store.put(key, Some(value))?;
-        puts += 1;
-        if puts.is_multiple_of(PUTS_PER_FLUSH) {
-            store.flush()?;
-        }
-        Ok(())
-    })
-    .map(drop)
+    let read = file::read(&fetched.file.0, &name, &mut |key, value| {
+        Ok(to.put(key, value)?)
+    });
+    read.map(drop)
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tally_domain::Partition;
@@ -30,12 +29,10 @@ impl Projector {
         let to = self.lasting.options.snapshots.as_ref();
         let to = to.ok_or(SnapshotError::Nowhere)?;
         let _one = self.snapshotting.lock();
-        if self.is_renewing() {
-            // One that is cut short would leave them to be proven with the next.
-            return Err(StateError::Renewing.into());
-        }
         let taken = self.take_all(to, each);
-        self.lasting.metrics.snapshots.ended(&taken);
+        if !matches!(taken, Err(SnapshotError::State(StateError::Renewing))) {
+            self.lasting.metrics.snapshots.ended(&taken);
+        }
         taken.map(drop)
     }
 
@@ -125,13 +122,8 @@ impl Projector {
         let shared = &life.shared;
         // What the store has is then as new as can be.
         shared.checkpointer.checkpoint(shared)?;
-        shared.checkpointer.hold(|unwritten| {
-            if unwritten.is_some() {
-                let why = "a checkpoint could not be written".to_owned();
-                return Err(StateError::Failed(why).into());
-            }
-            write(shared, partition, newest, path)
-        })
+        let checkpointer = &shared.checkpointer;
+        checkpointer.hold_written(|| write(shared, partition, newest, path))
     }
 }
 
@@ -192,7 +184,7 @@ fn copy(
     path: &Path,
 ) -> Result<(), SnapshotError> {
     let copied = try_scan(store, prefix, |key, sealed| {
-        if shared.quit.load(Ordering::Acquire) || shared.stop_at.get().is_some() {
+        if shared.stopping() {
             return Err(StateError::Reopening.into());
         }
         layout::open(key, sealed)?;

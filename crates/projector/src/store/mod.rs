@@ -3,12 +3,14 @@
 //! The store is a cache of the log. It need not be atomic or durable by itself: [`crate::redo`]
 //! sees to the first, [`Store::flush`] to the second.
 
+mod fill;
 pub mod layout;
 mod sled;
 pub mod values;
 
 use std::path::Path;
 
+pub(crate) use self::fill::{Filling, fill};
 pub use self::sled::SledStore;
 
 use crate::error::StateError;

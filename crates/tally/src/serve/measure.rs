@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use prometheus::{IntGauge, IntGaugeVec, Registry};
 use tally_log::metric::Declare;
 use tally_projector::Projector;
 
+use super::background::Background;
 use super::certificates::{self, Named};
 use crate::config::{Config, LogKind};
 use crate::failure::{Failure, with_causes};
@@ -20,15 +20,6 @@ use crate::metrics::{CERTIFICATE_EXPIRY, DATA_DIR_AVAILABLE, DATA_DIR_SIZE};
 const EVERY: Duration = Duration::from_secs(2);
 /// How often certificates are read.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
-
-/// Measures until it is dropped, and is not waited for then.
-pub(super) struct Measures(Arc<Ended>);
-
-#[derive(Default)]
-struct Ended {
-    ended: Mutex<bool>,
-    changed: Condvar,
-}
 
 /// What is measured, and where it goes.
 struct Measured {
@@ -47,54 +38,29 @@ struct Certificates {
     wrong: Option<String>,
 }
 
-impl Measures {
-    /// Measures from now on.
-    pub(super) fn start(
-        config: &Config,
-        projector: &Arc<Projector>,
-        registry: &Registry,
-    ) -> Result<Self, Failure> {
-        let declare = Declare::with(registry);
-        let mut measured = Measured {
-            projector: Arc::clone(projector),
-            dir: config.data_dir.clone(),
-            available: declare.gauge(&DATA_DIR_AVAILABLE).map_err(Failure::of)?,
-            size: declare.gauge(&DATA_DIR_SIZE).map_err(Failure::of)?,
-            certificates: Certificates::of(config, declare)?,
-        };
-        let ended = Arc::new(Ended::default());
-        let of_thread = Arc::clone(&ended);
-        let body = move || {
-            while !of_thread.is_over() {
-                if catch_unwind(AssertUnwindSafe(|| measured.now())).is_err() {
-                    tracing::error!("measuring for the metrics panicked; it is tried again");
-                }
-                of_thread.pause();
+/// Measures from now on.
+pub(super) fn start(
+    config: &Config,
+    projector: &Arc<Projector>,
+    registry: &Registry,
+) -> Result<Background, Failure> {
+    let declare = Declare::with(registry);
+    let mut measured = Measured {
+        projector: Arc::clone(projector),
+        dir: config.data_dir.clone(),
+        available: declare.gauge(&DATA_DIR_AVAILABLE).map_err(Failure::of)?,
+        size: declare.gauge(&DATA_DIR_SIZE).map_err(Failure::of)?,
+        certificates: Certificates::of(config, declare)?,
+    };
+    Background::start("tally-measure", move |ended| {
+        let mut due = Instant::now();
+        while !ended.before(due) {
+            if catch_unwind(AssertUnwindSafe(|| measured.now())).is_err() {
+                tracing::error!("measuring for the metrics panicked; it is tried again");
             }
-        };
-        let thread = std::thread::Builder::new().name("tally-measure".to_owned());
-        thread.spawn(body).map_err(Failure::of)?;
-        Ok(Self(ended))
-    }
-}
-
-impl Drop for Measures {
-    fn drop(&mut self) {
-        *self.0.ended.lock() = true;
-        self.0.changed.notify_all();
-    }
-}
-
-impl Ended {
-    fn is_over(&self) -> bool {
-        *self.ended.lock()
-    }
-
-    fn pause(&self) {
-        let until = Instant::now() + EVERY;
-        let mut ended = self.ended.lock();
-        while !*ended && !self.changed.wait_until(&mut ended, until).timed_out() {}
-    }
+            due = Instant::now() + EVERY;
+        }
+    })
 }
 
 impl Measured {

@@ -11,6 +11,7 @@
 //! - [`files`]: how many files and connections the system allows
 //! - [`listen`]: the two listeners
 //! - [`measure`]: what only a disk can tell, for the metrics; [`certificates`] is a part of it
+//! - [`background`]: a thread that does something now and then
 //! - [`banner`]: what a person sees first
 //! - [`tls`]: TLS to addresses that settings name
 //! - [`tokens`]: which tokens are taken, and getting the keys for them
@@ -19,6 +20,7 @@
 //! - [`snapshots`]: taken in time
 //! - [`mod@stop`]: signals, and the bound on the way down
 
+mod background;
 mod banner;
 mod certificates;
 mod files;

@@ -16,10 +16,10 @@ use tally_log::EventLog;
 use tally_log::storage::RealStorage;
 use tally_projector::{Options, OtherFold, Projector};
 
+use super::background::Background;
 use super::logs::{Logs, Partitions};
-use super::measure::Measures;
-use super::snapshots::Schedule;
 use super::tokens;
+use super::{measure, snapshots};
 use crate::config::{self, Config};
 use crate::failure::{Failure, with_causes};
 use crate::objects;
@@ -38,10 +38,10 @@ pub(super) struct Opened {
     pub(super) projector: Arc<Projector>,
     catalogue: Arc<Catalogue>,
     authenticator: Arc<Authenticator>,
-    pub(super) snapshots: Option<Schedule>,
+    pub(super) snapshots: Option<Background>,
     pub(super) traces: Option<Exporter>,
     /// Measures as long as it is there.
-    _measures: Measures,
+    _measures: Background,
 }
 
 /// Opens the state and starts to follow the log.
@@ -134,8 +134,8 @@ pub(super) fn everything(
         catalogue: Arc::clone(&catalogue),
     });
     Ok(Opened {
-        snapshots: Schedule::start(config, &projector)?,
-        _measures: Measures::start(config, &projector, registry)?,
+        snapshots: snapshots::start(config, &projector)?,
+        _measures: measure::start(config, &projector, registry)?,
         logs,
         projector,
         catalogue,

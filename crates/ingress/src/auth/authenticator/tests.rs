@@ -1,12 +1,12 @@
 //! Which credentials are let in, and how changes of the file are taken up.
 
 use std::fs;
-use std::time::Instant;
 
 use actix_web::http::header::{AUTHORIZATION, HeaderValue};
 
 use super::super::file::Grant;
 use super::*;
+use crate::wait::until;
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -39,14 +39,6 @@ fn watch(authenticator: &Authenticator) -> Watch {
     Watch {
         stamp: stamp.map_err(|error| error.kind()),
         said: None,
-    }
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < limit, "{what} did not come");
-        std::thread::yield_now();
     }
 }
 

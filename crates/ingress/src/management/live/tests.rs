@@ -11,6 +11,7 @@ use tally_domain::UserId;
 
 use super::*;
 use crate::auth::{Authenticator, Grant, KeysFile};
+use crate::wait::until;
 
 const HERE: &str = "127.0.0.1:8081";
 
@@ -61,14 +62,6 @@ async fn next(answer: &mut Answer) -> Option<String> {
 fn running(management: &Management) -> (usize, bool) {
     let hub = management.live.hub.lock();
     (hub.viewers, hub.running)
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < limit, "{what} did not come");
-        std::thread::yield_now();
-    }
 }
 
 /// Protects the server from work for nobody, and its stop from whoever watches: the numbers are made while

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::super::testing::{Issuer, claims};
 use super::super::{Jwt, JwtError, JwtOptions};
 use super::*;
+use crate::wait::until;
 
 /// An address that a test has in its hands.
 #[derive(Clone, Default)]
@@ -72,14 +73,6 @@ async fn ask_patiently(jwt: &Jwt, token: &str) -> Result<(), JwtError> {
             ask(jwt, token)
         }
         other => other,
-    }
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < limit, "{what} did not come");
-        std::thread::yield_now();
     }
 }
 

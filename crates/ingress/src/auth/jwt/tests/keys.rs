@@ -1,21 +1,12 @@
 //! Keys that do not fit, and keys that change.
 
-use std::time::Instant;
-
 use super::super::testing::pem;
 use super::*;
+use crate::wait::until;
 
 fn refused(algorithms: &[Algorithm], keys: KeySource) -> String {
     let started = Jwt::start(options(algorithms, keys), &Registry::new());
     started.expect_err("this must be refused").to_string()
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < limit, "{what} did not come");
-        std::thread::yield_now();
-    }
 }
 
 /// Protects an operator from keys that are not what they are taken for: a start is refused, with
